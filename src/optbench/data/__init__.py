@@ -1,0 +1,1 @@
+"""Text on the disk → documents → token shards → batches addressed by (seed, step)."""
