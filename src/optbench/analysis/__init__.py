@@ -1,0 +1,1 @@
+"""Records of runs → numbers with their uncertainties; reads a store, needs no torch."""

@@ -1,0 +1,53 @@
+"""Numbers as short text with their units: the same on the terminal and in the report."""
+
+from __future__ import annotations
+
+import math
+
+from optbench.space import Configuration, Value
+
+_SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def format_count(number: float) -> str:
+    """Three significant digits with a suffix: ``655k``, ``1.31M``, ``20B``."""
+    for scale, suffix in _SCALES:
+        # 999,600 rounds to 1.00M, not to 1000k
+        if abs(number) >= scale * 0.9995:
+            return f"{_three_digits(number / scale)}{suffix}"
+    return _three_digits(number)
+
+
+def _three_digits(number: float) -> str:
+    if number == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(number)) + 1e-9))
+    text = f"{number:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_seconds(seconds: float) -> str:
+    """Such as ``45 s``, ``7 min 05 s``, ``3 h 20 min``, ``2 d 4 h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def format_p(p_value: float) -> str:
+    """``p = 0.03``, and ``p < 0.001`` below that."""
+    return "p < 0.001" if p_value < 1e-3 else f"p = {p_value:.2g}"
+
+
+def format_value(value: Value) -> str:
+    """A hyperparameter's value, without the digits of binary fractions."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def format_configuration(configuration: Configuration) -> str:
+    """``lr=0.016, beta2=0.98``."""
+    return ", ".join(f"{name}={format_value(value)}" for name, value in configuration.items())

@@ -1,0 +1,165 @@
+r"""The Llama of the study: RMSNorm, rotary positions, SwiGLU, untied embeddings, no biases.
+
+Every linear weight is a separate ``(out, in)`` matrix (query, key and value are not fused), because
+a matrix method must see one linear map at a time. The module names the :class:`Role` of each of its
+parameters; which optimizer group a role belongs to is not decided here.
+
+Initialisation (the study's): every linear weight from a normal of standard deviation 1/√fan_in cut
+at three deviations, the token embedding likewise with 1/d, norm gains one.
+
+Shapes in this file: B sequences, S positions, H heads, K = head size, D = ``d_model``,
+F = ``d_ff``, V = ``vocab_size``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from optbench.config import ModelConfig, Role
+from optbench.cross_entropy import head_cross_entropy
+
+
+def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) -> None:
+    """Fill ``weight`` from a normal of scale ``std`` cut at 3 deviations (true std 0.986·std)."""
+    nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std, generator=generator)
+
+
+class RMSNorm(nn.Module):
+    """x ↦ gain · x / √(mean(x²) + 1e-5) over the last axis."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` of shape (…, D)."""
+        return F.rms_norm(x, (x.shape[-1],), self.gain, 1e-5)
+
+
+class RotaryPositions(nn.Module):
+    """Rotate-half rotary embedding: pair (i, i + K/2) turns by position · θ^(−2i/K)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head_dim: int, seq_len: int, theta: float) -> None:
+        super().__init__()
+        frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+        angle = torch.outer(torch.arange(seq_len, dtype=torch.float64), frequency)
+        angle = torch.cat([angle, angle], dim=-1)
+        self.register_buffer("cos", angle.cos().float(), persistent=False)
+        self.register_buffer("sin", angle.sin().float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate ``x`` of shape (B, H, S, K)."""
+        seq_len, half = x.shape[-2], x.shape[-1] // 2
+        rotated = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
+        return x * self.cos[:seq_len].to(x.dtype) + rotated * self.sin[:seq_len].to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention, key-value heads = heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.q_proj = nn.Linear(d, d, bias=False)
+        self.k_proj = nn.Linear(d, d, bias=False)
+        self.v_proj = nn.Linear(d, d, bias=False)
+        self.o_proj = nn.Linear(d, d, bias=False)
+
+    def forward(self, x: Tensor, rotary: RotaryPositions) -> Tensor:
+        """Mix positions of ``x`` (B, S, D)."""
+        split = (*x.shape[:-1], self.num_heads, self.head_dim)
+        q, k, v = (
+            proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = F.scaled_dot_product_attention(rotary(q), rotary(k), v, is_causal=True)
+        return self.o_proj(mixed.transpose(1, 2).reshape(x.shape))
+
+
+class SwiGLU(nn.Module):
+    """x ↦ down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position of ``x`` (B, S, D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Pre-norm attention, then pre-norm SwiGLU, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.d_model)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.d_model)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x: Tensor, rotary: RotaryPositions) -> Tensor:
+        """One layer on ``x`` (B, S, D)."""
+        x = x + self.attention(self.attention_norm(x), rotary)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Llama(nn.Module):
+    """A decoder-only transformer that returns its mean next-token loss.
+
+    Args:
+        config: sizes, already validated.
+        seed: seed of the initialisation; the same seed gives the same weights for every optimizer.
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.rotary = RotaryPositions(config.head_dim, config.seq_len, config.rope_theta)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_norm = RMSNorm(config.d_model)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self._initialise(seed)
+
+    def _initialise(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        truncated_normal_(self.embedding.weight, 1 / self.config.d_model, generator)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                truncated_normal_(module.weight, module.in_features**-0.5, generator)
+
+    def hidden_states(self, tokens: Tensor) -> Tensor:
+        """Normalised final states (B, S, D) after each of ``tokens`` (B, S)."""
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x, self.rotary)
+        return self.final_norm(x)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, S, V) after each of ``tokens`` (B, S)."""
+        return self.head(self.hidden_states(tokens))
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of predicting each of ``tokens`` (B, S + 1) from its past."""
+        hidden = self.hidden_states(tokens[:, :-1]).flatten(0, 1)
+        return head_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten())
+
+    def roles(self) -> dict[str, Role]:
+        """The role of each parameter, by its qualified name; every parameter has exactly one."""
+        roles = {}
+        for name, parameter in self.named_parameters():
+            if name.startswith("embedding."):
+                roles[name] = Role.EMBEDDING
+            elif name.startswith("head."):
+                roles[name] = Role.HEAD
+            else:
+                roles[name] = Role.MATRIX if parameter.ndim == 2 else Role.NORM
+        return roles
