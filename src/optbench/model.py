@@ -16,9 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from optbench.config import ModelConfig, Role
-from optbench.cross_entropy import head_cross_entropy
+from optbench.cross_entropy import CHUNK, head_cross_entropy
 
 
 def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) -> None:
@@ -151,6 +152,33 @@ class Llama(nn.Module):
         """Mean cross-entropy in nats of predicting each of ``tokens`` (B, S + 1) from its past."""
         hidden = self.hidden_states(tokens[:, :-1]).flatten(0, 1)
         return head_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten())
+
+    def sampled_label_loss(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        """As :meth:`loss`, with targets drawn from the model's own predictions.
+
+        The squared gradient of this loss estimates the diagonal of the Gauss–Newton matrix.
+        """
+        hidden = self.hidden_states(tokens[:, :-1]).flatten(0, 1)
+        with torch.no_grad():
+            labels = torch.cat(
+                [
+                    torch.multinomial(self.head(piece).float().softmax(-1), 1, generator=generator)
+                    for piece in hidden.split(CHUNK)
+                ]
+            )
+        return head_cross_entropy(hidden, self.head.weight, labels.flatten())
+
+    def twice_differentiable_loss(self, tokens: Tensor) -> Tensor:
+        """As :meth:`loss`, by operations with second derivatives: slower, and stores logits."""
+        with sdpa_kernel(SDPBackend.MATH):
+            logits = self(tokens[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+    def heads(self) -> dict[str, int]:
+        """Rows per attention head of every query and key weight, by its qualified name."""
+        split = ("q_proj.weight", "k_proj.weight")
+        names = (name for name, _ in self.named_parameters())
+        return {name: self.config.head_dim for name in names if name.endswith(split)}
 
     def roles(self) -> dict[str, Role]:
         """The role of each parameter, by its qualified name; every parameter has exactly one."""

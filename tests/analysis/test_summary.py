@@ -201,8 +201,7 @@ def test_a_study_that_only_began_says_what_is_missing() -> None:
     study.begin()
     summary = summarise(study.store)
     assert {row.standing for row in summary.rows} == {"baseline", "no result"}
-    assert "muon: the tuning has not ended yet." in summary.missing
-    assert "muon: no confirmation runs yet." in summary.missing
+    assert "muon is still being tuned: no confirmation runs yet." in summary.missing
     assert "No intervals yet: no configuration has two seeds." in summary.missing
     assert summary.curve.points == ()
     assert summary.budget.open_sessions == 1

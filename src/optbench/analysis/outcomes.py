@@ -215,9 +215,9 @@ def _verdict(
         diverged = confirmed is not None and confirmed.num_diverged > 0 and not confirmed.losses
         return "no result: every confirmation run diverged" if diverged else "no result yet"
     sentence = {
-        "faster": f"faster than {reference.name} per token: the interval lies above 1",
-        "slower": f"slower than {reference.name} per token: the interval lies below 1",
-        "cannot tell": "cannot tell: the interval contains 1",
+        "faster": f"faster than {reference.name} in tokens: interval above 1",
+        "slower": f"slower than {reference.name} in tokens: interval below 1",
+        "cannot tell": "cannot tell: interval contains 1",
     }[standing]
     if tokens.low is None:
         sentence = "cannot tell: no interval without a second seed"
@@ -236,12 +236,10 @@ def _verdict(
 def _missing(
     optimizer: str, confirmed: Confirmed | None, tuning: Tuning | None, reference: Reference
 ) -> list[str]:
-    found: list[str] = []
-    if tuning is None:
-        found.append(f"{optimizer}: the tuning has not ended yet.")
     if confirmed is None:
-        found.append(f"{optimizer}: no confirmation runs yet.")
-        return found
+        stage = "is still being tuned" if tuning is None else "is tuned"
+        return [f"{optimizer} {stage}: no confirmation runs yet."]
+    found: list[str] = []
     if confirmed.absent:
         found.append(
             f"{optimizer}: {len(confirmed.absent)} confirmation runs are not in the store "

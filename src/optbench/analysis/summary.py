@@ -25,7 +25,7 @@ from optbench.analysis.noise import SeedNoise, pooled_noise, shared_seed_correla
 from optbench.analysis.outcomes import OptimizerRow, build_row
 from optbench.analysis.spending import Budget, compare_budget, spent_on
 from optbench.analysis.tuning import read_tuning
-from optbench.analysis.units import format_configuration, format_count, format_seconds
+from optbench.analysis.units import format_count, format_p, format_seconds
 from optbench.store import RunRecord, RunStore
 
 UNEQUAL_NOISE_P = 0.01
@@ -105,7 +105,9 @@ class StudySummary:
 
     def notes(self) -> list[str]:
         """What belongs under the table: verdicts, winners, what is missing, planned and spent."""
-        verdicts = [f"{row.optimizer}: {row.verdict}.{_winner(row)}" for row in self.rows]
+        verdicts = [
+            f"{row.optimizer}: {row.verdict}.{_difference(row)}" for row in self.rows if row.test
+        ]
         return [*verdicts, *self.missing, budget_sentence(self.budget)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,10 +115,13 @@ class StudySummary:
         return _plain(dataclasses.asdict(self))
 
 
-def _winner(row: OptimizerRow) -> str:
-    if row.confirmed is None:
+def _difference(row: OptimizerRow) -> str:
+    """The sentence on the test loss against the baseline, with its interval and p-value."""
+    if row.difference is None:
         return ""
-    return f" Best: {format_configuration(row.confirmed.configuration)}."
+    change = f"{row.difference.value:+.3f}".replace("-", "−")
+    p = format_p(row.difference.p_value)
+    return f" Test loss {change} ± {row.difference.half_width:.3f} against the baseline, {p}."
 
 
 def _plain(value: Any) -> Any:

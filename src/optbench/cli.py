@@ -1,0 +1,412 @@
+"""The command line: verbs that parse, call and print.
+
+torch and the plotting code are imported inside the verbs that need them, so ``optbench --help``
+answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+from optbench import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from optbench.config import RunConfig
+    from optbench.plan import Plan
+    from optbench.store import RunRecord
+    from optbench.study_file import StudyConfig
+
+LOG_WIDTH = 160
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EPILOG = """\b
+Examples:
+  optbench run nano               tune and compare four optimizers, 15 minutes on 2 cores
+  optbench plan nano              what that will cost on this machine
+  optbench show --store runs/nano list its runs
+"""
+
+
+class _Failure(click.ClickException):
+    """Prints the message of one of our own exceptions, without a traceback."""
+
+    exit_code = 2
+
+    def format_message(self) -> str:
+        return self.message if "\n" not in self.message else "\n" + self.message
+
+
+def _reports_errors(verb: Callable[P, R]) -> Callable[P, R]:
+    """Turn the exceptions that are meant for users into messages and exit codes."""
+
+    @functools.wraps(verb)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        from optbench.config import UserError
+
+        try:
+            return verb(*args, **kwargs)
+        except UserError as error:
+            raise _Failure(str(error)) from None
+
+    return wrapped
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
+@click.version_option(__version__, prog_name="optbench")
+def main() -> None:
+    """How much faster is an optimizer really than a well-tuned AdamW, with error bars?"""
+
+
+_study_argument = click.argument("study", default="nano")
+_workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Runs at a time, one thread each.  [default: the number of cores]",
+)
+_smoke_option = click.option(
+    "--smoke", is_flag=True, help="The same code on a tiny budget, within a minute."
+)
+
+
+def _store_option(default: str | None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default,
+        required=default is None,
+        help="Folder with the records.",
+        show_default=default is not None,
+    )
+
+
+@main.command()
+@_study_argument
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder for records and report.  [default: runs/STUDY]",
+)
+@_smoke_option
+@_workers_option
+@_reports_errors
+def run(study: str, out: Path | None, smoke: bool, workers: int | None) -> None:
+    """Tune, compare and report: carry out STUDY (a name or a .toml file).
+
+    Interrupt it at any time; the same command goes on where it stopped.
+    """
+    from optbench.session import run_study
+
+    run_study(_read_study(study, smoke), _out(study, out, smoke), _workers(workers), _console())
+
+
+@main.command()
+@_study_argument
+@_smoke_option
+@_workers_option
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@_reports_errors
+def plan(study: str, smoke: bool, workers: int | None, form: str) -> None:
+    """What STUDY will cost here: runs, tokens, FLOPs and minutes. Trains nothing."""
+    from optbench.session import plan_study
+
+    config = _read_study(study, smoke)
+    result = plan_study(config, _workers(workers))
+    if form == "json":
+        click.echo(json.dumps(_plan_dict(result), indent=2))
+    else:
+        _print_plan(config, result, _console())
+
+
+@main.command()
+@click.argument("config_file", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option("--optimizer", default=None, help="Optimizer, such as adamw or muon.")
+@click.option("--size", default=None, help="Model size of the ladder.  [default: the study's]")
+@click.option(
+    "--ratio", type=float, default=None, help="Chinchilla ratio; 1 = 20 tokens a parameter."
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, repeatable."
+)
+@click.option("--seed", type=int, default=None, help="Seed of initialisation and data order.")
+@_store_option("runs/single")
+@_reports_errors
+def train(
+    config_file: Path | None,
+    optimizer: str | None,
+    size: str | None,
+    ratio: float | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    store: Path,
+) -> None:
+    """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
+    from optbench.session import single_run_config, train_one
+
+    if config_file is not None:
+        if clash := [n for n, v in (("--size", size), ("--ratio", ratio)) if v is not None]:
+            raise click.UsageError(f"{' and '.join(clash)} cannot change what {config_file} says.")
+        config = _run_config_from(config_file, optimizer, settings, seed)
+    else:
+        config = single_run_config(
+            optimizer or "adamw",
+            size=size,
+            ratio=ratio,
+            settings=_settings(settings),
+            seed=seed or 0,
+        )
+    record = train_one(config, store, _console())
+    _print_record(record, _console())
+    if record.status == "failed":
+        raise _Failure(record.error)
+
+
+@main.command()
+@click.argument("run_id", required=False)
+@_store_option(None)
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@click.option(
+    "--config", "only_config", is_flag=True, help="Only the run's configuration, as JSON."
+)
+@_reports_errors
+def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
+    """List the runs of a store, or print the one whose id starts with RUN_ID."""
+    from optbench.store import RunStore
+
+    records = RunStore.read(store).records
+    if run_id is None:
+        if only_config:
+            raise click.UsageError("--config needs a RUN_ID.")
+        _print_records(list(records.values()), form, _console())
+        return
+    matches = [record for key, record in records.items() if key.startswith(run_id)]
+    if len(matches) != 1:
+        problem = "No run" if not matches else f"{len(matches)} runs"
+        raise _Failure(
+            f"{problem} in {store} with an id starting with '{run_id}'; see `optbench show`."
+        )
+    if only_config:
+        click.echo(json.dumps(matches[0].config, indent=2))
+    elif form == "json":
+        click.echo(json.dumps(json.loads(matches[0].to_json()), indent=2))
+    else:
+        _print_record(matches[0], _console())
+
+
+@main.command()
+@_store_option(None)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The HTML file.  [default: report.html in the store]",
+)
+@click.option("--format", "form", type=click.Choice(["table", "json", "markdown"]), default="table")
+@_reports_errors
+def report(store: Path, out: Path | None, form: str) -> None:
+    """Rebuild the table and the HTML report from the records alone; trains nothing."""
+    from optbench.analysis.summary import summarise
+    from optbench.report.html import write_report
+    from optbench.report.text import markdown_table
+    from optbench.store import RunStore
+
+    records = RunStore.read(store)
+    summary = summarise(records)
+    path = out or store / "report.html"
+    write_report(summary, records, path)
+    if form == "json":
+        click.echo(json.dumps(summary.to_dict(), indent=2))
+    elif form == "markdown":
+        click.echo(markdown_table(summary))
+    else:
+        from optbench.session import print_result
+
+        print_result(summary, path, _console())
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # A log file has no width of its own; tables get enough for their columns.
+    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+
+
+def _workers(given: int | None) -> int:
+    return given or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0, 1])
+
+
+def _read_study(study: str, smoke: bool) -> StudyConfig:
+    from optbench.study_file import find_study, read_study
+
+    return read_study(find_study(study), smoke=smoke)
+
+
+def _out(study: str, out: Path | None, smoke: bool) -> Path:
+    return out or Path("runs") / (Path(study).stem + ("-smoke" if smoke else ""))
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value is a TOML scalar."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        try:
+            if not separator or not name:
+                raise ValueError
+            values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except ValueError:
+            raise click.UsageError(
+                f"--set takes NAME=VALUE with a number, true, false or \"text\", but got '{pair}'."
+            ) from None
+    return values
+
+
+def _run_config_from(
+    path: Path, optimizer: str | None, settings: tuple[str, ...], seed: int | None
+) -> RunConfig:
+    from optbench.config import ConfigError, RunConfig
+
+    text = path.read_text(encoding="utf-8")
+    try:
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError([f"{path} cannot be parsed: {error}."]) from None
+    if seed is not None:
+        raw["seed"] = seed
+    table = raw.setdefault("optimizer", {})
+    if optimizer is not None:
+        table["name"] = optimizer
+    table["hyperparameters"] = {**table.get("hyperparameters", {}), **_settings(settings)}
+    return RunConfig.from_dict(raw)
+
+
+def _plan_dict(plan: Plan) -> dict[str, Any]:
+    import dataclasses
+
+    rows = [dataclasses.asdict(row) for row in plan.rows]
+    totals = dataclasses.asdict(plan.totals())
+    return {**totals, "seconds_worst": plan.seconds_worst, "rows": rows}
+
+
+def _print_plan(study: StudyConfig, plan: Plan, console: Console) -> None:
+    from rich.table import Table
+
+    from optbench.progress import format_seconds
+
+    table = Table(
+        title=f"Plan of study '{study.name}' with {plan.workers} workers", title_justify="left"
+    )
+    for name in ("phase", "optimizer", "cell", "runs", "at most", "tokens", "FLOPs", "core time"):
+        table.add_column(
+            name, justify="left" if name in ("phase", "optimizer", "cell") else "right"
+        )
+    for row in plan.rows:
+        table.add_row(
+            row.phase,
+            row.optimizer,
+            row.cell,
+            str(row.runs),
+            str(row.runs_worst),
+            f"{row.tokens / 1e6:.1f}M",
+            f"{row.flops:.2g}",
+            format_seconds(row.core_s),
+        )
+    console.print(table)
+    console.print(
+        f"Expected: {plan.runs} runs, {plan.tokens / 1e6:.0f}M tokens, {plan.flops:.2g} FLOPs, "
+        f"about {format_seconds(plan.seconds)} on {plan.workers} workers of this machine."
+    )
+    console.print(
+        f"At most:  {plan.runs_worst} runs, {format_seconds(plan.seconds_worst)}, if every descent "
+        f"spent its whole budget."
+    )
+
+
+def _print_records(records: list[RunRecord], form: str, console: Console) -> None:
+    if form == "json":
+        click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=2))
+        return
+    from rich.table import Table
+
+    table = Table()
+    for name in (
+        "run",
+        "optimizer",
+        "hyperparameters",
+        "tokens",
+        "seed",
+        "status",
+        "val",
+        "test",
+        "s",
+    ):
+        table.add_column(
+            name, justify="right" if name in ("tokens", "val", "test", "s") else "left"
+        )
+    for record in records:
+        config = record.run_config
+        table.add_row(
+            record.run_id[:10],
+            config.optimizer.name,
+            " ".join(f"{k}={v}" for k, v in sorted(config.optimizer.hyperparameters.items())),
+            f"{config.num_tokens / 1e6:.2f}M",
+            str(config.seed),
+            record.status,
+            _loss(record.val_loss),
+            _loss(record.test_loss),
+            f"{record.wall_s:.1f}",
+        )
+    console.print(table)
+    console.print(f"{len(records)} runs. `optbench show RUN --store …` prints one.")
+
+
+def _print_record(record: RunRecord, console: Console) -> None:
+    config = record.run_config
+    hyperparameters = ", ".join(
+        f"{k}={v}" for k, v in sorted(config.optimizer.hyperparameters.items())
+    )
+    model, schedule = config.model, config.schedule
+    step_ms, optimizer_ms = record.step_s * 1e3, record.optimizer_step_s * 1e3
+    lines = [
+        f"run          {record.run_id}  ({record.status})",
+        f"optimizer    {config.optimizer.name}: {hyperparameters}",
+        f"model        {model.num_layers} layers, d={model.d_model}, "
+        f"{model.num_nonembedding_params:,} non-embedding of {model.num_params:,} parameters",
+        f"budget       {config.num_tokens:,} tokens, {config.num_steps} steps of "
+        f"{config.batch_size} × {model.seq_len}, warm-up {schedule.warmup_steps}, "
+        f"decay {schedule.decay_steps} ({schedule.shape}), seed {config.seed}",
+        f"losses       validation {_loss(record.val_loss)}, test {_loss(record.test_loss)} "
+        f"nats/token",
+        "validation   " + ", ".join(f"{loss:.4f} at {step}" for step, loss in record.val_curve),
+        f"time         {record.wall_s:.1f} s; step {step_ms:.2f} ms, of which optimizer "
+        f"{optimizer_ms:.2f} ms; {record.tokens_per_s:,.0f} tokens/s",
+        f"state        {record.state_bytes:,} bytes",
+        f"environment  {', '.join(f'{k} {v}' for k, v in record.environment.items())}",
+    ]
+    if record.error:
+        lines.append(f"error        {record.error}")
+    console.print("\n".join(lines), highlight=False, markup=False)
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,402 @@
+"""BaseOptimizer: the step shared by all methods; a method adds only its mathematics.
+
+Every method is p ← (1 − lr·weight_decay)·p − lr·u, where the method gives the direction u from the
+gradient and its state. Everything else is here: which parameters are stepped together, weight
+decay, learning rates, checks, and what torch expects of an optimizer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeAlias, cast, final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from optbench.config import Role
+from optbench.optimizers.buckets import (
+    Bucket,
+    FlatBucket,
+    Group,
+    Member,
+    Plan,
+    Rate,
+    StackedBucket,
+    State,
+)
+from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
+from optbench.space import SearchSpace, Value, did_you_mean
+
+Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Group]
+
+# Keys a parameter group may hold besides hyperparameters.
+GROUP_TAGS = ("params", "param_names", "role", "name", "initial_lr")
+# Defaults that `update` does not read, so groups that differ in them may share a bucket; torch adds
+# `differentiable` when it loads.
+NOT_FOR_UPDATE = ("lr", "weight_decay", "aux_lr_ratio", "differentiable")
+
+
+class BaseOptimizer(torch.optim.Optimizer, ABC):
+    """A drop-in ``torch.optim.Optimizer`` whose method is two pure functions.
+
+    A method declares its hyperparameters as keyword-only arguments of ``__init__``, hands them to
+    this class, and implements :meth:`init_state` and :meth:`update`. Each parameter group holds
+    every hyperparameter and may override it; ``lr`` may change at any time.
+
+    A group may carry a ``role`` (see :class:`optbench.config.Role` and
+    :func:`optbench.optimizers.parameter_groups`). Roles outside :attr:`roles` are stepped by
+    :attr:`auxiliary` at learning rate ``aux_lr_ratio · lr``. Without roles, a method that has an
+    auxiliary takes the 2-D parameters itself and leaves the others to it.
+
+    State is float32 (float64 for float64 parameters) whatever the parameters' dtype, also after
+    ``load_state_dict``. ``state[p]["step"]`` counts the updates of p. A NaN or infinity in a
+    gradient reaches the state and the parameter, as in torch.
+
+    Attributes:
+        space: candidates of the sweep, by constructor keyword.
+        roles: the roles that the method's own rule handles.
+        auxiliary: the method that handles the others.
+        elementwise: ``update`` treats elements independently and reads neither role nor rates nor
+            shapes; it is then called with flat vectors instead of ``(B, *shape)`` stacks.
+        second_moment: the direction is divided by the root of an average with ``beta2``.
+        bounds: ranges and choices, by hyperparameter; a method with names of its own extends the
+            shared ones.
+        paper: the options, by constructor keyword, with which a method is the study's variant of it
+            (arXiv 2509.02046) instead of its authors'; empty where the two are the same.
+        batched: False steps each parameter by itself, the plain form of the same algorithm.
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs or groups, as for every torch optimizer.
+        hyperparameters: the value of each keyword argument of the method's constructor.
+
+    Raises:
+        ValueError: no parameters, or a hyperparameter out of bounds.
+        TypeError: a parameter that is not a real floating-point tensor, or an unknown group key.
+    """
+
+    space: ClassVar[SearchSpace]
+    roles: ClassVar[frozenset[Role]] = frozenset(Role)
+    auxiliary: ClassVar[type[BaseOptimizer] | None] = None
+    elementwise: ClassVar[bool] = False
+    second_moment: ClassVar[bool] = False
+    bounds: ClassVar[Mapping[str, Constraint]] = SHARED_BOUNDS
+    paper: ClassVar[Mapping[str, Value]] = MappingProxyType({})
+    batched: bool = True
+    _plan: Plan | None = None
+
+    def __init__(self, params: Params, hyperparameters: Mapping[str, Value]) -> None:
+        super().__init__(cast(Any, params), dict(hyperparameters))
+
+    # The method -------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def init_state(like: Tensor, group: Group) -> State:
+        """State before the first update.
+
+        Args:
+            like: shape, dtype and device of the gradients: ``(B, *shape)``, or flat ``(N,)`` for an
+                elementwise method; its values are undefined.
+            group: the hyperparameters.
+
+        Returns:
+            Tensors whose leading axis is that of ``like``.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:
+        """The direction u in the shape of ``grad``, without learning rate and weight decay.
+
+        Args:
+            grad: gradients in the state's dtype; they may be views of ``p.grad``: read only.
+            state: what :meth:`init_state` made, changed in place.
+            step: the number of this update, from 1.
+            group: the hyperparameters.
+        """
+
+    # Hyperparameters --------------------------------------------------------------------------
+
+    @classmethod
+    def default_hyperparameters(cls) -> dict[str, Value]:
+        """The constructor's keyword-only arguments and their defaults, the start of a search."""
+        parameters = inspect.signature(cls).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @classmethod
+    def invalid_reason(cls, hyperparameters: Mapping[str, Value]) -> str | None:
+        """Why a sweep should not try these values (others at their default), or None.
+
+        Stricter than the constructor: beta1 > √beta2 is refused where a second moment divides,
+        because the step of an element whose gradient stays zero, such as a rare token's embedding,
+        then grows as (beta1/√beta2)^steps.
+        """
+        defaults = cls.default_hyperparameters()
+        for name in hyperparameters:
+            if name not in defaults:
+                return did_you_mean(name, defaults, what="hyperparameter")
+        if problem := hyperparameter_problem(hyperparameters, defaults, cls.bounds):
+            return problem
+        values = {**defaults, **hyperparameters}
+        divides = cls.second_moment or (cls.auxiliary is not None and cls.auxiliary.second_moment)
+        if divides and float(values["beta1"]) ** 2 > float(values["beta2"]):
+            return (
+                f"`beta1 <= sqrt(beta2)` must hold, but got beta1={values['beta1']}, "
+                f"beta2={values['beta2']}. Lower beta1 or raise beta2."
+            )
+        return None
+
+    # Parameter groups -------------------------------------------------------------------------
+
+    def rule_of(self, group: Group) -> type[BaseOptimizer]:
+        """The method that steps a group: this one, or its auxiliary."""
+        role = group["role"]
+        if role is None or role in self.roles or self.auxiliary is None:
+            return type(self)
+        return self.auxiliary
+
+    def lr_of(self, group: Group) -> float:
+        """The learning rate of a group's step: ``lr``, times ``aux_lr_ratio`` if auxiliary."""
+        ratio = 1.0 if self.rule_of(group) is type(self) else group["aux_lr_ratio"]
+        return float(group["lr"]) * ratio
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group; one without a role becomes two where only matrices are the method's own.
+
+        Raises:
+            ValueError: as for the constructor.
+            TypeError: as for the constructor.
+        """
+        group: Group = {"role": None, **param_group}
+        if not isinstance(group["params"], Tensor | set):  # torch says why it refuses sets
+            group["params"] = list(group["params"])
+        parts = self._routed(group)
+        for part in parts:
+            self._check_group(part)
+        for part in parts:
+            super().add_param_group(part)
+        self._plan = None
+
+    def _routed(self, group: Group) -> list[Group]:
+        if self.auxiliary is None or group["role"] is not None:
+            return [group]
+        params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+        is_matrix = [_tensor(p).ndim == 2 for p in params]
+        matrices = [p for p, own in zip(params, is_matrix, strict=True) if own]
+        others = [p for p, own in zip(params, is_matrix, strict=True) if not own]
+        own = {**group, "params": matrices, "role": Role.MATRIX.value}
+        rest = {**group, "params": others, "role": Role.NORM.value}
+        return [part for part in (own, rest) if part["params"]] or [own]
+
+    def _check_group(self, group: Group) -> None:
+        for name in group:
+            if name not in self.defaults and name not in GROUP_TAGS:
+                known = [*self.defaults, *GROUP_TAGS]
+                raise TypeError(did_you_mean(name, known, what="key of a parameter group"))
+        types = self.default_hyperparameters()
+        if problem := hyperparameter_problem({**self.defaults, **group}, types, self.bounds):
+            raise ValueError(problem)
+        role = group["role"]
+        if role is not None and role not in frozenset(Role):
+            raise ValueError(did_you_mean(str(role), Role, what="role"))
+        params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+        for param in params:
+            _check_param(_tensor(param), role)
+
+    # The step ---------------------------------------------------------------------------------
+
+    @final
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's overloads
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the loss and its gradients again; its result is returned.
+
+        Raises:
+            ValueError: a gradient that is not a dense tensor.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        buckets = self._buckets()
+        groups = self.prepare_step(buckets)
+        rates = [self._rate(group) for group in self.param_groups]
+        for bucket in buckets:
+            bucket.advance(groups, rates)
+        return loss
+
+    def prepare_step(self, buckets: Sequence[Bucket]) -> Sequence[Group]:
+        """The groups as `update` sees them in the coming step, one for each of ``param_groups``.
+
+        A method whose update of one parameter depends on all of them, such as by a common norm,
+        computes that here (:meth:`Bucket.measure`) and returns copies of the groups that hold it
+        besides the hyperparameters. Nothing has been changed when it is called.
+        """
+        return self.param_groups
+
+    def _rate(self, group: Group) -> Rate:
+        lr = self.lr_of(group)
+        return Rate(lr, 1 - lr * float(group["weight_decay"]))
+
+    def _buckets(self) -> list[Bucket]:
+        """The buckets of the parameters that have gradients now, made anew only if need be."""
+        active, pointers = self._active()
+        partition = self._partition()
+        plan = self._plan
+        if plan is None or not plan.fits(pointers, partition, self.batched, self.state):
+            # Released first, so that the old plan's state tensors are freed as they are replaced.
+            self._plan = plan = None
+            buckets = self._new_buckets(active, partition)
+            self._plan = plan = Plan(pointers, partition, self.batched, buckets)
+        return plan.buckets
+
+    def _active(self) -> tuple[list[tuple[int, Tensor]], list[int]]:
+        """Parameters with a gradient, each with its group's index; and where their data lie."""
+        active: list[tuple[int, Tensor]] = []
+        pointers: list[int] = []
+        for index, group in enumerate(self.param_groups):
+            for param in group["params"]:
+                grad = param.grad
+                if grad is None:
+                    continue
+                if grad.layout is not torch.strided:
+                    raise ValueError(
+                        f"Gradients must be dense, but a parameter of shape {tuple(param.shape)} "
+                        f"has one of layout {grad.layout}. Build the embedding with sparse=False."
+                    )
+                active.append((index, param))
+                pointers.append(param.data_ptr())
+            pointers.append(-1 - index)
+        return active, pointers
+
+    def _partition(self) -> list[int]:
+        """For each group the first group with the same rule and the same arguments of `update`."""
+        names = [name for name in self.defaults if name not in NOT_FOR_UPDATE]
+        keys = [
+            (self.rule_of(group), *[group[name] for name in names]) for group in self.param_groups
+        ]
+        return [keys.index(key) for key in keys]
+
+    def _new_buckets(self, active: list[tuple[int, Tensor]], partition: list[int]) -> list[Bucket]:
+        cohorts: dict[tuple[Any, ...], list[Member]] = {}
+        for group_index, param in active:
+            entry = self.state[param]
+            step = int(entry.get("step", 0))
+            flat = self._is_flat(group_index, param)
+            where = (
+                ("flat", partition[group_index])
+                if flat
+                else ("stacked", group_index, param.shape, None if self.batched else id(param))
+            )
+            key = (param.dtype, param.device, step, *where)
+            cohorts.setdefault(key, []).append(Member(param, group_index, entry))
+        self._release_idle(active)
+        return [self._new_bucket(members) for members in cohorts.values()]
+
+    def _is_flat(self, group_index: int, param: Tensor) -> bool:
+        rule = self.rule_of(self.param_groups[group_index])
+        return self.batched and rule.elementwise and param.is_contiguous()
+
+    def _new_bucket(self, members: list[Member]) -> Bucket:
+        first = members[0]
+        group = self.param_groups[first.group_index]
+        kind = FlatBucket if self._is_flat(first.group_index, first.param) else StackedBucket
+        if kind is FlatBucket:
+            # Large tensors first within a group, so that pieces of them start at round offsets.
+            members = sorted(members, key=lambda m: (m.group_index, -m.param.numel()))
+        step = int(first.entry.get("step", 0))
+        return kind(self.rule_of(group), members, step, group)
+
+    def _release_idle(self, active: list[tuple[int, Tensor]]) -> None:
+        """Give parameters that now lack a gradient their own state, lest views pin old buffers."""
+        current = {id(param) for _, param in active}
+        for param, entry in self.state.items():
+            if id(param) not in current:
+                for name, value in entry.items():
+                    if isinstance(value, Tensor) and value._base is not None:
+                        entry[name] = value.clone()
+
+    # Checkpoints ------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict`` gave, with its dtypes; nothing is shared with the argument.
+
+        Raises:
+            KeyError: a group lacks a hyperparameter of this method.
+            ValueError: other groups, or groups of other sizes.
+        """
+        handle = self.register_load_state_dict_pre_hook(_protect)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Torch's hook for loading, copying and unpickling.
+
+        Raises:
+            KeyError: a group lacks a hyperparameter of this method.
+        """
+        for group in state["param_groups"]:
+            missing = sorted({*self.default_hyperparameters(), "role"} - group.keys())
+            if missing:
+                raise KeyError(
+                    f"A loaded parameter group lacks {', '.join(missing)}, but has "
+                    f"{', '.join(sorted(group.keys() - {'params'}))}. Was the checkpoint written "
+                    f"by another optimizer than {type(self).__name__}?"
+                )
+        for param, entry in state["state"].items():
+            for name, value in entry.items():
+                if isinstance(value, _AsSaved):
+                    entry[name] = value.tensor.to(param.device, copy=True)
+        super().__setstate__(state)
+        self._plan = None
+
+
+@dataclass(frozen=True, slots=True)
+class _AsSaved:
+    """A loaded tensor, hidden from torch, which would cast it to the dtype of the parameter."""
+
+    tensor: Tensor
+
+
+def _protect(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    state = {
+        index: {name: _AsSaved(v) if isinstance(v, Tensor) else v for name, v in entry.items()}
+        for index, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
+
+
+def _tensor(param: Tensor | tuple[str, Tensor]) -> Tensor:
+    """The tensor of a plain or of a named parameter."""
+    return param[1] if isinstance(param, tuple) else param
+
+
+def _check_param(param: Tensor, role: str | None) -> None:
+    if not isinstance(param, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return  # torch says what is wrong with it
+    shape = tuple(param.shape)
+    if not param.is_floating_point():
+        raise TypeError(
+            f"Parameters must be real floating-point tensors, but one of shape {shape} has dtype "
+            f"{param.dtype}. Optimize torch.view_as_real of a complex tensor."
+        )
+    if role == Role.MATRIX and param.ndim != 2:
+        raise ValueError(
+            f"A parameter with role 'matrix' must be 2-D, but got shape {shape}. Give it the role "
+            f"'norm', or pass it in a group without a role."
+        )
+    if is_traceable_wrapper_subclass(param):
+        raise TypeError(
+            f"Parameters must be whole tensors, but one of shape {shape} is a "
+            f"{type(param).__name__}; a rule applied to a shard of a matrix is another method. "
+            f"Shard the optimizer's work by parameter instead (ZeroRedundancyOptimizer)."
+        )

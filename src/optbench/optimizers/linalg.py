@@ -1,0 +1,123 @@
+"""Matrix functions on stacks of matrices, along their leading axes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# Quintic of Jordan et al. (2024): the steepest slope at 0 for which five steps keep the singular
+# values in about [0.7, 1.2]. It does not converge to 1, and is not meant to.
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def newton_schulz(
+    matrices: Tensor,
+    *,
+    steps: int = 5,
+    eps: float = 1e-7,
+    compute_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Nearly orthogonalize each matrix of a stack: U·Σ·Vᵀ ↦ U·p(Σ)·Vᵀ with p(Σ) around 1.
+
+    Each step is X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ, after X = G / max(‖G‖_F, eps); a tall
+    matrix is transposed first so that A has the smaller side.
+
+    Args:
+        matrices: (…, m, n).
+        steps: number of iterations.
+        eps: least divisor; a zero matrix stays zero.
+        compute_dtype: dtype of the iteration; None keeps that of ``matrices``.
+
+    Returns:
+        (…, m, n) in the dtype of ``matrices``.
+
+    Raises:
+        ValueError: ``matrices`` has fewer than two dimensions.
+    """
+    if matrices.ndim < 2:
+        raise ValueError(f"Matrices are needed, but got a tensor of shape {tuple(matrices.shape)}.")
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    rows, columns = matrices.shape[-2:]
+    x = matrices.mT if rows > columns else matrices
+    x = x.reshape(-1, *x.shape[-2:])
+    # The norm is taken before the cast: in bfloat16 it would be off by up to 0.4 %.
+    x = x / x.flatten(1).norm(dim=1).clamp(min=eps)[:, None, None]
+    x = x.to(compute_dtype or x.dtype)
+    for _ in range(steps):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    x = x.to(matrices.dtype)
+    return (x.mT if rows > columns else x).reshape(matrices.shape)
+
+
+def eigenbasis(matrices: Tensor) -> Tensor:
+    """Eigenvectors of symmetric matrices as columns, largest eigenvalue first.
+
+    Where the solver gives up on a matrix of the stack, each is solved by itself in float64 on the
+    CPU. A matrix that is not finite gets a basis of NaN.
+
+    Args:
+        matrices: (N, n, n).
+
+    Returns:
+        (N, n, n).
+
+    Raises:
+        torch.linalg.LinAlgError: float64 fails as well.
+    """
+    try:
+        return torch.linalg.eigh(matrices).eigenvectors.flip(-1)
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        return torch.stack([_exact_eigenbasis(matrix) for matrix in matrices])
+
+
+def _exact_eigenbasis(matrix: Tensor) -> Tensor:
+    if not bool(matrix.isfinite().all()):
+        return torch.full_like(matrix, torch.nan)
+    vectors = torch.linalg.eigh(matrix.to("cpu", torch.float64)).eigenvectors
+    return vectors.flip(-1).to(matrix)
+
+
+def spectral_norm_lower_bound(matrices: Tensor) -> Tensor:
+    """A lower bound of the largest eigenvalue, tight to about √2: one power step from a column.
+
+    Args:
+        matrices: (N, n, n), symmetric and positive semidefinite; overwritten.
+
+    Returns:
+        (N,); 0 for a zero matrix.
+    """
+    tiny = torch.finfo(matrices.dtype).tiny
+    # No element of a positive semidefinite matrix exceeds the largest of its diagonal.
+    largest = matrices.diagonal(dim1=-2, dim2=-1).amax(-1).clamp(min=tiny)
+    scaled = matrices.div_(largest[:, None, None])
+    longest = torch.linalg.vector_norm(scaled, dim=-1).argmax(-1)
+    vector = scaled[torch.arange(len(scaled), device=scaled.device), longest].unsqueeze(-1)
+    vector = scaled @ vector
+    image = scaled @ vector
+    ratio = torch.linalg.vector_norm(image, dim=(1, 2)) / (
+        torch.linalg.vector_norm(vector, dim=(1, 2)).clamp(min=tiny)
+    )
+    return largest * ratio
+
+
+@contextmanager
+def full_float32() -> Generator[None]:
+    """Keep TensorFloat-32 and bfloat16 out of float32 products, whatever the process allows.
+
+    A basis that is rotated by products of three digits is no longer orthogonal.
+    """
+    cpu = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    backends = (torch.backends.cuda.matmul, cpu)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

@@ -1,0 +1,192 @@
+r"""Scion: steps of fixed length in a norm chosen per layer, inside a ball around zero.
+
+Pethick et al. (2025), "Training Deep Learning Models with Norm-Constrained LMOs",
+arXiv 2502.07529, Algorithms 1 (unconstrained) and 2 (constrained, SCG).
+
+Update, for a parameter W with gradient G:
+    M ← μ·M + (1 − μ)·G
+    W ← (1 − lr·λ)·W − lr·ρ·d(M)
+where −d(M) minimizes ⟨M, ·⟩ over the unit ball of the layer's norm, and ρ is a radius:
+    hidden matrix (m, n) = (out, in)    d = √(m/n)·NS(M)     ρ = `radius_hidden`
+    head and embedding (vocabulary, n)  d = sign(M)/n        ρ = `radius_head`
+    norm gains and other vectors        d = M/(rms(M) + ε)   ρ = `radius_hidden`
+with μ = `momentum` for matrices and `beta1` for the rest, λ = `weight_decay`, ε = 1e-8, sign(0) = 0
+and NS the `ns_steps` iterations of :func:`optbench.optimizers.linalg.newton_schulz`. All but the
+matrices are stepped at learning rate `aux_lr_ratio`·lr.
+
+λ = 1 is the constrained form, a convex combination of W and the ball's point −ρ·d: W stays in the
+ball of radius ρ wherever lr ≤ 1 (in 1.2·ρ, by the error of NS). λ = 0 is the unconstrained form.
+Another λ makes the radius ρ/λ. A group's own weight_decay rules it alone: with
+:func:`optbench.optimizers.parameter_groups`, matrices and head are constrained, embedding and gains
+are not. The step is lr·ρ, so lr is about 1/50 of Muon's.
+
+State: momentum_buffer (shape of W) float32 = M.
+Cost: 4 bytes per parameter; ns_steps·(4·r²·c + 2·r³) FLOPs per hidden matrix and step,
+r = min(m, n), c = max(m, n), and about 6 per parameter of the rest.
+
+Departures: the authors tie the embedding to the head; here an embedding of its own has the rule and
+the radius of the head, which is what they do to the shared matrix. Their models have no gains; a
+vector gets the rule they give a bias (BiasRMS), which is the matrix rule for a single column. NS
+runs in bfloat16 on CUDA only, as in :mod:`optbench.optimizers.muon`. The study (`paper`) has
+√max(1, m/n), which is `shrink_wide` = False; no 1/n, which is `per_input` = False; signs for the
+gains, which is `norm_rule` = "sign"; ten iterations; and radii of 1 with an ordinary weight decay.
+
+Reference code: https://github.com/LIONS-EPFL/scion at f58a393.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from optbench.config import Role
+from optbench.optimizers.base import BaseOptimizer, Params
+from optbench.optimizers.blocks import matrix_shape
+from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
+from optbench.optimizers.linalg import newton_schulz
+from optbench.optimizers.stacks import tensor_means
+from optbench.space import SearchSpace, Value, choices, complement, geometric
+
+RMS_EPS = 1e-8
+
+
+class SignScion(BaseOptimizer):
+    """Scion's rules for everything that is not a hidden matrix; :class:`Scion` routes to them."""
+
+    @staticmethod
+    def init_state(like: Tensor, group: Group) -> State:
+        """Zero momentum."""
+        return {"momentum_buffer": torch.zeros_like(like)}
+
+    @staticmethod
+    def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:
+        """ρ·d(M) by the role of the group, for a stack (B, *shape)."""
+        momentum = state["momentum_buffer"].lerp_(grad, 1 - group["beta1"])
+        if group["role"] == Role.NORM:
+            if group["norm_rule"] == "rms":
+                root = tensor_means(momentum.square()).sqrt_().add_(RMS_EPS)
+                return momentum * (group["radius_hidden"] / root)
+            return _signs(momentum, group["radius_hidden"])
+        _, columns = matrix_shape(grad.shape[1:])
+        return _signs(momentum, group["radius_head"] / (columns if group["per_input"] else 1))
+
+
+def _signs(momentum: Tensor, size: float) -> Tensor:
+    # sign(NaN) is 0 in torch: without the last term a run that has diverged would seem to stand
+    # still. It adds 0 to everything else.
+    return momentum.sign().mul_(size).add_(momentum, alpha=0.0)
+
+
+@final
+class Scion(BaseOptimizer):
+    """Scion on all parameters.
+
+    Args:
+        params: tensors, named tensors or groups; without roles every 2-D tensor counts as a matrix
+            and all else as a vector.
+        lr: learning rate, ≥ 0: the part of the way to the ball's surface that a step goes.
+        momentum: μ of hidden matrices, in [0, 1).
+        radius_hidden: ρ of hidden matrices and of vectors, ≥ 0.
+        radius_head: ρ of head and embedding, ≥ 0.
+        ns_steps: Newton–Schulz iterations, ≥ 1.
+        aux_lr_ratio: learning rate of everything but hidden matrices as a multiple of ``lr``, ≥ 0.
+        beta1: μ of everything but hidden matrices, in [0, 1).
+        weight_decay: λ, ≥ 0: 1 is the constrained form, 0 the unconstrained one.
+        shrink_wide: scale matrices with fewer rows than columns down by √(m/n).
+        per_input: divide the signs of head and embedding by their width n.
+        norm_rule: scale vectors to a root mean square of 1 ("rms") or take their "sign".
+    """
+
+    roles: ClassVar[frozenset[Role]] = frozenset({Role.MATRIX})
+    auxiliary: ClassVar[type[BaseOptimizer] | None] = SignScion
+    # The study's grid: its learning rates divided by the radius of 50, its λ replaced by the two
+    # forms of the method and its ratio by the radii. The authors tuned these on another model.
+    space: ClassVar[SearchSpace] = SearchSpace(
+        lr=geometric(0.00016, 0.00032, 0.00064, 0.00128, 0.00256),
+        momentum=complement(0.8, 0.9, 0.95, 0.98),
+        radius_hidden=geometric(25.0, 50.0, 100.0),
+        radius_head=geometric(750.0, 1500.0, 3000.0, 6000.0),
+        beta1=complement(0.8, 0.9, 0.95, 0.98),
+        weight_decay=choices(0.0, 1.0),
+    )
+    bounds: ClassVar[Mapping[str, Constraint]] = MappingProxyType(
+        {
+            **SHARED_BOUNDS,
+            "radius_hidden": NON_NEGATIVE,
+            "radius_head": NON_NEGATIVE,
+            "norm_rule": OneOf(("rms", "sign")),
+        }
+    )
+    paper: ClassVar[Mapping[str, Value]] = MappingProxyType(
+        {
+            "lr": 0.016,
+            "momentum": 0.95,
+            "radius_hidden": 1.0,
+            "radius_head": 1.0,
+            "ns_steps": 10,
+            "aux_lr_ratio": 0.2,
+            "beta1": 0.95,
+            "weight_decay": 0.1,
+            "shrink_wide": False,
+            "per_input": False,
+            "norm_rule": "sign",
+        }
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        lr: float = 0.00032,
+        momentum: float = 0.9,
+        radius_hidden: float = 50.0,
+        radius_head: float = 3000.0,
+        ns_steps: int = 5,
+        aux_lr_ratio: float = 1.0,
+        beta1: float = 0.9,
+        weight_decay: float = 1.0,
+        shrink_wide: bool = True,
+        per_input: bool = True,
+        norm_rule: str = "rms",
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "radius_hidden": radius_hidden,
+                "radius_head": radius_head,
+                "ns_steps": ns_steps,
+                "aux_lr_ratio": aux_lr_ratio,
+                "beta1": beta1,
+                "weight_decay": weight_decay,
+                "shrink_wide": shrink_wide,
+                "per_input": per_input,
+                "norm_rule": norm_rule,
+            },
+        )
+
+    @staticmethod
+    def init_state(like: Tensor, group: Group) -> State:
+        """Zero momentum."""
+        return {"momentum_buffer": torch.zeros_like(like)}
+
+    @staticmethod
+    def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:
+        """ρ·√(m/n)·NS(M) for a stack (B, m, n)."""
+        momentum = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+        rows, columns = grad.shape[-2:]
+        ratio = rows / max(1, columns)
+        factor = math.sqrt(ratio if group["shrink_wide"] else max(1.0, ratio))
+        direction = newton_schulz(
+            momentum,
+            steps=group["ns_steps"],
+            compute_dtype=torch.bfloat16 if grad.is_cuda else None,
+        )
+        return direction.mul_(group["radius_hidden"] * factor)

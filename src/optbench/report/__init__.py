@@ -1,0 +1,1 @@
+"""Numbers of a study → tables, figures and one self-contained HTML file."""

@@ -1,0 +1,125 @@
+"""The result as text: the same table and the same words on the terminal, in Markdown, in HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from optbench.analysis.noise import Difference, MeanLoss
+from optbench.analysis.outcomes import OptimizerRow
+from optbench.analysis.speedup import Speedup
+from optbench.analysis.summary import StudySummary
+from optbench.analysis.units import format_configuration
+
+NOTHING = "–"
+EXTRAPOLATED = "†"
+
+
+def speedup_text(speedup: Speedup | None) -> str:
+    """``1.42× [1.33, 1.52]``: the value and, with a noise estimate, its interval."""
+    if speedup is None:
+        return NOTHING
+    return " ".join(part for part in (value_text(speedup), interval_text(speedup)) if part)
+
+
+def value_text(speedup: Speedup) -> str:
+    """``1.42×``; a bound as ``> 2.00×``; † if it was extrapolated."""
+    bound = f"{speedup.bound} " if speedup.bound else ""
+    return f"{bound}{speedup.value:.2f}×{EXTRAPOLATED if speedup.extrapolated else ''}"
+
+
+def interval_text(speedup: Speedup) -> str:
+    """``[1.33, 1.52]``, or nothing without a noise estimate; an open end is ∞."""
+    if speedup.low is None or speedup.high is None:
+        return ""
+    high = f"{speedup.high:.2f}]" if math.isfinite(speedup.high) else "∞)"
+    return f"[{speedup.low:.2f}, {high}"
+
+
+def mean_text(mean: MeanLoss | None) -> str:
+    """``4.088 ± 0.016``."""
+    if mean is None:
+        return NOTHING
+    return f"{mean.value:.3f}" + ("" if mean.half_width is None else f" ± {mean.half_width:.3f}")
+
+
+def difference_text(difference: Difference | None) -> str:
+    """``−0.118 ± 0.023``."""
+    if difference is None:
+        return NOTHING
+    return f"{signed_text(difference.value, 3)} ± {difference.half_width:.3f}"
+
+
+def signed_text(number: float, decimals: int) -> str:
+    """With its sign, and a minus as wide as the plus."""
+    return f"{number:+.{decimals}f}".replace("-", "−")
+
+
+def best_text(row: OptimizerRow) -> str:
+    """The winner's hyperparameters."""
+    if row.confirmed is not None:
+        return format_configuration(row.confirmed.configuration)
+    return format_configuration(row.tuning.entry.incumbent) if row.tuning else NOTHING
+
+
+def tuning_text(row: OptimizerRow) -> str:
+    """Whether the winner is certified, and on which edges of its grid it lies."""
+    if row.tuning is None:
+        return "not tuned yet"
+    entry = row.tuning.entry
+    text = "certified" if entry.certified else "stopped at the cap"
+    edges = ", ".join(dict.fromkeys(edge.axis for edge in entry.edges))
+    return f"{text}; at the edge of {edges}" if edges else text
+
+
+def result_table(summary: StudySummary) -> tuple[list[str], list[list[str]]]:
+    """Column titles, and one row of strings for each optimizer, the fastest first."""
+    columns = [
+        "optimizer",
+        "speed-up in tokens",
+        "speed-up in seconds",
+        "test loss",
+        "tuning runs",
+        "best hyperparameters",
+    ]
+    return columns, [_cells(row) for row in summary.rows]
+
+
+def _cells(row: OptimizerRow) -> list[str]:
+    reference = "1 (baseline)"
+    return [
+        row.optimizer,
+        reference if row.is_baseline else speedup_text(row.tokens),
+        reference if row.is_baseline else speedup_text(row.seconds),
+        mean_text(row.test),
+        str(row.tuning.entry.runs) if row.tuning else NOTHING,
+        best_text(row),
+    ]
+
+
+def markdown_table(summary: StudySummary) -> str:
+    """The result table with its title as GitHub-flavoured Markdown."""
+    columns, rows = result_table(summary)
+    lines = [_markdown_row(columns), _markdown_row(["---"] * len(columns))]
+    lines += [_markdown_row(row) for row in rows]
+    return "\n".join([f"**{_markdown(summary.title)}**", "", *lines])
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_markdown(cell) for cell in cells) + " |"
+
+
+def _markdown(text: str) -> str:
+    """A bar would end the cell, and a line break the table."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def reproduction_commands(directory: Path) -> list[str]:
+    """Commands that train the study anew, and that rebuild its report from its records."""
+    store = directory.name or "STORE"
+    return [
+        f"optbench run {store}/study.toml --out {store}-again",
+        f"optbench report --store {store}",
+        f"optbench show RUN --store {store}",
+    ]

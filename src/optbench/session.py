@@ -1,0 +1,235 @@
+"""One sitting with a study: prepare the corpus, plan, run, summarise, report.
+
+Everything between the command line and the study: it owns the workers and the open store, and says
+on the terminal what happens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from optbench.analysis.summary import StudySummary, summarise
+from optbench.bench import measure_interleaved
+from optbench.config import ConfigError, RunConfig
+from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
+from optbench.executors import ProcessExecutor
+from optbench.ladder import SIZES, Cell
+from optbench.plan import Plan, PlanTotals, make_plan
+from optbench.progress import StudyProgress, format_seconds
+from optbench.report.html import write_report
+from optbench.report.text import result_table
+from optbench.run import environment, run, use_one_thread
+from optbench.space import Value, did_you_mean
+from optbench.store import RunRecord, RunStore
+from optbench.study import Study
+from optbench.study_file import RUN_AXES, StudyConfig, find_study, read_study, run_problems
+from optbench.sweep import RunError, Sweep
+from optbench.trainer import Progress as RunProgress
+
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+_PLAN_FIELDS = [f.name for f in dataclasses.fields(PlanTotals)]
+
+
+def run_study(config: StudyConfig, out: Path, workers: int, console: Console) -> None:
+    """Carry out a study in folder ``out``, or go on with it, then print and write its report.
+
+    Raises:
+        StoreError: the folder belongs to another study or another process.
+        SystemExit: interrupted (130) or a run failed twice (1); everything finished is kept.
+    """
+    with RunStore.open(out) as store:
+        manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
+        study = Study(config, store, manifest.fingerprint)
+        study.claim_store()
+        executor = ProcessExecutor(workers, initialize=use_one_thread)
+        try:
+            _train(study, executor, manifest, console)
+            executor.close()
+        except KeyboardInterrupt:
+            executor.close(cancel=True)
+            console.print(
+                f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
+                f"command goes on from there."
+            )
+            raise SystemExit(INTERRUPTED) from None
+        except RunError as error:
+            executor.close(cancel=True)
+            console.print(str(error), markup=False, highlight=False)
+            raise SystemExit(1) from None
+        summary = summarise(store)
+        write_report(summary, store, out / "report.html")
+        print_result(summary, out / "report.html", console)
+
+
+def _train(study: Study, executor: ProcessExecutor, manifest: Manifest, console: Console) -> None:
+    """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
+    store, config = study.store, study.config
+    started, started_at = time.monotonic(), _now()
+    plan = _planned(study, executor)
+    kept = f" {len(store.records)} runs are there already." if store.records else ""
+    console.print(
+        f"Study '{config.name}' in {store.directory}: about {plan.runs} runs, "
+        f"{plan.tokens / 1e6:.0f}M tokens, {format_seconds(plan.seconds)} on {plan.workers} "
+        f"workers.{kept}",
+        highlight=False,
+    )
+    store.note("session", started_at=started_at, workers=plan.workers, host=environment())
+    axes = {name: list(search.space) for name, search in config.optimizers.items()}
+    directory = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
+    observer = StudyProgress(console, plan, axes, config.tuned_cell.num_tokens)
+    try:
+        with observer:
+            job = functools.partial(run, corpus_directory=directory.resolve())
+            study.carry_out(Sweep(store, executor, job, observer))
+        _time_winners(study, executor)
+    finally:
+        store.note(
+            "session_end",
+            started_at=started_at,
+            wall_s=time.monotonic() - started,
+            runs_trained=observer.runs_trained,
+        )
+
+
+def _time_winners(study: Study, executor: ProcessExecutor) -> None:
+    """Measure the winners' training steps side by side, once per study.
+
+    The runs themselves were timed too, but at different times of a machine that others use.
+    """
+    if any(entry["kind"] == "timing" for entry in study.store.journal):
+        return
+    winners = study.winners()
+    times = executor.submit(measure_interleaved, list(winners.values())).result()
+    study.store.note(
+        "timing",
+        cell=study.config.tuned_cell.to_dict(),
+        device=environment()["device"],
+        s_per_token=dict(zip(winners, times, strict=True)),
+    )
+
+
+def _planned(study: Study, executor: ProcessExecutor) -> PlanTotals:
+    """What the study said when it was started first, or a new measurement."""
+    kept = [entry for entry in study.store.journal if entry["kind"] == "plan"]
+    if kept:
+        return PlanTotals(**{name: kept[0][name] for name in _PLAN_FIELDS})
+    totals = make_plan(study.planned_runs(), executor).totals()
+    study.store.note("plan", **dataclasses.asdict(totals))
+    return totals
+
+
+def plan_study(config: StudyConfig, workers: int) -> Plan:
+    """What a study will cost on this machine; needs no corpus and no folder."""
+    study = Study(config, RunStore(Path()), fingerprint="")
+    executor = ProcessExecutor(workers, initialize=use_one_thread)
+    try:
+        return make_plan(study.planned_runs(), executor)
+    finally:
+        executor.close()
+
+
+def single_run_config(
+    optimizer: str,
+    *,
+    size: str | None,
+    ratio: float | None,
+    settings: Mapping[str, Value],
+    seed: int,
+) -> RunConfig:
+    """A run with the nano study's settings, but for what is given.
+
+    Raises:
+        ConfigError: unknown optimizer, size or setting, or an impossible combination.
+    """
+    study = read_study(find_study("nano"))
+    if size is not None and size not in SIZES:
+        raise ConfigError([did_you_mean(size, SIZES, what="model size")])
+    tuned = study.tuned_cell
+    cell = Cell(
+        size or tuned.size,
+        SIZES[size] if size else tuned.model,
+        tuned.ratio if ratio is None else ratio,
+    )
+    start = study.start_point(optimizer)
+    if unknown := [name for name in settings if name not in start and name not in RUN_AXES]:
+        known = [*start, *(axis for axis in RUN_AXES if axis not in start)]
+        raise ConfigError([did_you_mean(name, known, what="setting") for name in unknown])
+    config = study.run_config(optimizer, cell, {**start, **settings}, seed=seed, fingerprint="")
+    if problems := run_problems(config):
+        raise ConfigError(problems)
+    return config
+
+
+def train_one(config: RunConfig, directory: Path, console: Console) -> RunRecord:
+    """Train one run with a progress bar and keep its record; a run already there is not repeated.
+
+    Raises:
+        ConfigError: the configuration cannot be run.
+    """
+    if problems := run_problems(config):
+        raise ConfigError(problems)
+    manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
+    config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
+    with RunStore.open(directory) as store:
+        if known := store.finished(config.run_id):
+            console.print(f"Run {config.run_id} is in {directory} already.", highlight=False)
+            return known
+        use_one_thread()
+        corpus = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
+        with Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
+        ) as bar:
+            task = bar.add_task(f"{config.optimizer.name}", total=config.num_steps)
+
+            def show(at: RunProgress) -> None:
+                description = f"step {at.step} of {at.num_steps}, training loss {at.train_loss:.3f}"
+                bar.update(task, completed=at.step, description=description)
+
+            record = run(config, corpus, show)
+        store.append(record)
+    return record
+
+
+def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest:
+    """The manifest of a corpus, prepared first (with a progress bar) if the cache lacks it."""
+    cache = default_cache_dir()
+    if corpus_dir(corpus, vocab_size, cache).exists():
+        return prepare(corpus, vocab_size, cache, lambda _what, _share: None)
+    console.print(f"Preparing the {corpus} corpus in {cache} (once, under a minute).")
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as bar:
+        task = bar.add_task("reading", total=1.0)
+        return prepare(
+            corpus,
+            vocab_size,
+            cache,
+            lambda what, share: bar.update(task, completed=share, description=what),
+        )
+
+
+def print_result(summary: StudySummary, report: Path, console: Console) -> None:
+    """The study's table, what is missing, its cost against the plan, and where the report is."""
+    columns, rows = result_table(summary)
+    table = Table(title=summary.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        # Only hyperparameters may be broken over lines: a number torn apart cannot be read.
+        table.add_column(column, no_wrap=column != columns[-1])
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in summary.notes():
+        console.print(line, highlight=False, markup=False)
+    console.print(f"Report: {report}", highlight=False)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

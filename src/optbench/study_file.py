@@ -1,0 +1,432 @@
+"""Study files: a TOML file → a checked, frozen StudyConfig, or all of its problems at once.
+
+The schema, with the nano study as its example, is in ``docs/studies.md``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from optbench.config import (
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    build_dataclass,
+)
+from optbench.ladder import SIZES, Cell
+from optbench.optimizers import OPTIMIZERS
+from optbench.run import optimizer_problems
+from optbench.schedule import DecayShape
+from optbench.space import (
+    Axis,
+    Configuration,
+    SearchSpace,
+    Value,
+    choices,
+    did_you_mean,
+    geometric,
+)
+
+# Coordinates that belong to the run and not to the optimizer; a study may search them for all.
+RUN_AXES: dict[str, Axis] = {
+    "batch_size": geometric(8, 16, 32, low=1),
+    "clip_norm": choices(0.0, 1.0, 2.0),
+    "warmup_frac": geometric(0.05, 0.1, 0.2, low=0.01, high=0.5),
+    "decay_frac": choices(0.2, 0.4, 0.6, 0.8, 1.0),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What all runs of a study share unless an axis of the search says otherwise.
+
+    Args:
+        warmup_frac: share of the steps over which the learning rate rises.
+        decay_frac: share of the steps over which it falls; the rest is a plateau in between.
+    """
+
+    batch_size: int
+    clip_norm: float = 1.0
+    warmup_frac: float = 0.1
+    decay_frac: float = 0.9
+    decay_shape: DecayShape = "cosine"
+    final_frac: float = 0.0
+    eval_tokens: int = 65_536
+    test_tokens: int = 262_144
+    num_evals: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How the study searches and how it measures noise (protocol.md §2 and §5).
+
+    Args:
+        tuning_seed: every candidate of every optimizer is trained on this seed.
+        noise_seeds: seeds on which the noise is measured, the tuning seed among them.
+        confirm_seeds: fresh seeds on which each winner is trained again.
+        tie_floor: τ is never smaller than this, in nats.
+        tie_sigmas: τ in units of the measured spread of a difference between two configurations
+            trained on the same seeds.
+        max_runs: cap on the tuning runs of one optimizer in one cell, equal for all.
+    """
+
+    tuning_seed: int = 0
+    noise_seeds: int = 4
+    confirm_seeds: int = 6
+    tie_floor: float = 3e-3
+    tie_sigmas: float = 1.0
+    max_runs: int = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerStudy:
+    """One optimizer's search: its axes in descent order, and where it starts.
+
+    The start may name further hyperparameters, which stay as they are.
+    """
+
+    space: SearchSpace
+    start: Configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """A whole study, checked.
+
+    Args:
+        tuned_cell: where every optimizer is tuned and compared.
+        baseline_cells: further budgets at which the baseline is measured, for its loss curve.
+        baseline_retuned: axes that are searched again at those budgets.
+        smoke: the file's ``[smoke]`` table was laid over the rest.
+        text: the file.
+    """
+
+    name: str
+    title: str
+    corpus: str
+    baseline: str
+    optimizers: Mapping[str, OptimizerStudy]
+    tuned_cell: Cell
+    baseline_cells: tuple[Cell, ...]
+    baseline_retuned: tuple[str, ...]
+    run: RunSettings
+    protocol: Protocol
+    smoke: bool
+    text: str = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the file and of `smoke`; a store belongs to one digest."""
+        return hashlib.sha256(f"{self.smoke}\n{self.text}".encode()).hexdigest()[:16]
+
+    def start_point(self, optimizer: str) -> Configuration:
+        """Where a search for this optimizer starts: the study's start, else its defaults.
+
+        Raises:
+            ConfigError: there is no such optimizer.
+        """
+        if optimizer not in OPTIMIZERS:
+            raise ConfigError([did_you_mean(optimizer, OPTIMIZERS, what="optimizer")])
+        own = self.optimizers[optimizer].start if optimizer in self.optimizers else {}
+        return {**OPTIMIZERS[optimizer].default_hyperparameters(), **own}
+
+    def run_config(
+        self,
+        optimizer: str,
+        cell: Cell,
+        configuration: Configuration,
+        *,
+        seed: int,
+        fingerprint: str,
+    ) -> RunConfig:
+        """The complete run of a candidate: the only place where axes become settings of a run."""
+        shared = {name: getattr(self.run, name) for name in RUN_AXES}
+        own: dict[str, Value] = {}
+        for name, value in configuration.items():
+            (shared if name in RUN_AXES else own)[name] = value
+        batch_size = int(shared["batch_size"])
+        num_steps = cell.num_tokens // (batch_size * cell.model.seq_len)
+        warmup_steps = round(shared["warmup_frac"] * num_steps)
+        decay_steps = min(round(shared["decay_frac"] * num_steps), num_steps - warmup_steps)
+        return RunConfig(
+            model=cell.model,
+            data=DataConfig(corpus=self.corpus, fingerprint=fingerprint),
+            optimizer=OptimizerConfig(
+                name=optimizer,
+                hyperparameters={**OPTIMIZERS[optimizer].default_hyperparameters(), **own},
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=warmup_steps,
+                decay_steps=decay_steps,
+                shape=self.run.decay_shape,
+                final_frac=self.run.final_frac,
+            ),
+            num_tokens=cell.num_tokens,
+            batch_size=batch_size,
+            clip_norm=float(shared["clip_norm"]),
+            seed=seed,
+            eval_tokens=self.run.eval_tokens,
+            test_tokens=self.run.test_tokens,
+            num_evals=self.run.num_evals,
+        )
+
+
+def find_study(name_or_path: str) -> str:
+    """The text of a study file: a path, or the name of a study that ships with the package.
+
+    Raises:
+        ConfigError: there is no such file and no such study.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.exists():
+        if not path.is_file():
+            raise ConfigError([f"There is no study file {path}."])
+        return path.read_text(encoding="utf-8")
+    folder = resources.files("optbench") / "studies"
+    shipped = {
+        f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")
+    }
+    if name_or_path not in shipped:
+        raise ConfigError(
+            [did_you_mean(name_or_path, sorted(shipped), what="study") + " Or give a .toml file."]
+        )
+    return shipped[name_or_path].read_text(encoding="utf-8")
+
+
+def read_study(text: str, *, smoke: bool = False) -> StudyConfig:
+    """Parse and check a study.
+
+    Args:
+        text: the TOML file.
+        smoke: lay the file's ``[smoke]`` table over the rest: the same code, much less of it.
+
+    Raises:
+        ConfigError: every problem found, each with the value received and the remedy.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"The study file is not valid TOML: {error}."]) from None
+    overlay = raw.pop("smoke", None)
+    if smoke:
+        if overlay is None:
+            raise ConfigError(["This study has no [smoke] table, so it has no --smoke version."])
+        raw = _merged(raw, overlay)
+    return _Reader(raw).study(text, smoke=smoke)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both_tables = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(old, value) if both_tables else value  # type: ignore[arg-type]
+    return merged
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads the tables of a study and collects their problems."""
+
+    raw: Mapping[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+    def study(self, text: str, *, smoke: bool) -> StudyConfig:
+        self._refuse_unknown(
+            "",
+            self.raw,
+            (
+                "name",
+                "title",
+                "corpus",
+                "baseline",
+                "cell",
+                "baseline_curve",
+                "models",
+                "run",
+                "protocol",
+                "optimizers",
+            ),
+        )
+        models = self._models()
+        run = self._table(RunSettings, "run")
+        protocol = self._table(Protocol, "protocol")
+        optimizers = self._optimizers(run)
+        tuned = self._cells("cell", models, "ratio")
+        curve = self._cells("baseline_curve", models, "ratios")
+        retuned = tuple(self._get("baseline_curve", "retune", list, []))
+        baseline = str(self.raw.get("baseline", ""))
+        if baseline not in optimizers:
+            self.problems.append(
+                f"`baseline` must be one of the study's optimizers, but got '{baseline}'. "
+                f"Choose from {', '.join(optimizers) or 'none: [optimizers] is empty'}."
+            )
+        else:
+            self.problems.extend(
+                did_you_mean(axis, optimizers[baseline].space, what="axis in baseline_curve.retune")
+                for axis in retuned
+                if axis not in optimizers[baseline].space
+            )
+        if self.problems or run is None or protocol is None:
+            raise ConfigError(list(dict.fromkeys(self.problems)))
+        study = StudyConfig(
+            name=str(self.raw.get("name", "study")),
+            title=str(self.raw.get("title", "")),
+            corpus=str(self.raw.get("corpus", "nano")),
+            baseline=baseline,
+            optimizers=optimizers,
+            tuned_cell=tuned[0],
+            baseline_cells=tuple(c for c in curve if c.ratio != tuned[0].ratio),
+            baseline_retuned=retuned,
+            run=run,
+            protocol=protocol,
+            smoke=smoke,
+            text=text,
+        )
+        if problems := list(dict.fromkeys(_start_problems(study))):
+            raise ConfigError(problems)
+        return study
+
+    def _refuse_unknown(self, path: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+        prefix = f"{path}." if path else ""
+        self.problems.extend(
+            did_you_mean(prefix + key, [prefix + k for k in known], what="key")
+            for key in table
+            if key not in known
+        )
+
+    def _get(self, table: str, key: str, kind: type[Any], default: Any) -> Any:
+        value = self.raw.get(table, {}).get(key, default)
+        if isinstance(value, kind) or (kind is float and isinstance(value, int)):
+            return value
+        self.problems.append(f"{table}.{key} must be a {kind.__name__}, but got {value!r}.")
+        return default
+
+    def _table(self, cls: type[Any], name: str) -> Any:
+        raw = self.raw.get(name, {})
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for key, value in raw.items():
+            wanted = fields[key].type if key in fields else None
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if (wanted == "int" and (not number or int(value) != value)) or (
+                wanted == "float" and not number
+            ):
+                self.problems.append(
+                    f"{name}.{key} must be {'a whole number' if wanted == 'int' else 'a number'}, "
+                    f"but got {value!r}."
+                )
+        if cls is Protocol:
+            self.problems.extend(
+                f"protocol.{key} must be at least {least}, but got {raw[key]}: {why}."
+                for key, least, why in (
+                    ("noise_seeds", 2, "a spread needs two runs"),
+                    ("confirm_seeds", 2, "an interval needs two runs"),
+                    ("max_runs", 1, "the start point alone is one run"),
+                )
+                if isinstance(raw.get(key), int) and raw[key] < least
+            )
+        try:
+            return build_dataclass(cls, raw, path=name)
+        except ConfigError as error:
+            self.problems.extend(error.problems)
+            return None
+
+    def _models(self) -> dict[str, ModelConfig]:
+        """The ladder's sizes and those that the study defines itself."""
+        models = dict(SIZES)
+        for name, raw in self.raw.get("models", {}).items():
+            try:
+                models[name] = build_dataclass(ModelConfig, raw, path=f"models.{name}")
+            except ConfigError as error:
+                self.problems.extend(error.problems)
+                continue
+            self.problems.extend(models[name].problems())
+        return models
+
+    def _cells(self, table: str, models: Mapping[str, ModelConfig], key: str) -> list[Cell]:
+        known = ("size", key, "retune") if table == "baseline_curve" else ("size", key)
+        self._refuse_unknown(table, self.raw.get(table, {}), known)
+        default_size = self.raw.get("cell", {}).get("size", "")
+        size = self._get(table, "size", str, default_size)
+        given = self._get(
+            table, key, list if key == "ratios" else float, [] if key == "ratios" else 1.0
+        )
+        ratios = given if isinstance(given, list) else [given]
+        if size not in models:
+            self.problems.append(did_you_mean(size, models, what="model size"))
+            return []
+        if bad := [r for r in ratios if not isinstance(r, (int, float)) or not 0 < r <= 1000]:
+            self.problems.append(f"{table}.{key} must lie in (0, 1000], but got {bad}.")
+            return []
+        return [Cell(size, models[size], float(ratio)) for ratio in ratios]
+
+    def _optimizers(self, run: RunSettings | None) -> dict[str, OptimizerStudy]:
+        tables = self.raw.get("optimizers", {})
+        found: dict[str, OptimizerStudy] = {}
+        for name, raw in tables.items():
+            if name not in OPTIMIZERS:
+                self.problems.append(did_you_mean(name, OPTIMIZERS, what="optimizer"))
+                continue
+            self._refuse_unknown(f"optimizers.{name}", raw, ("space", "start"))
+            own = OPTIMIZERS[name].space
+            space = self._space(name, raw.get("space", {}), SearchSpace({**own, **RUN_AXES}))
+            defaults: dict[str, Any] = OPTIMIZERS[name].default_hyperparameters()
+            if run is not None:
+                defaults |= {axis: getattr(run, axis) for axis in RUN_AXES}
+            start = {**defaults, **raw.get("start", {})}
+            self._refuse_unknown(f"optimizers.{name}.start", raw.get("start", {}), tuple(defaults))
+            named = [*space, *(key for key in raw.get("start", {}) if key not in space)]
+            found[name] = OptimizerStudy(
+                space=space, start={key: start[key] for key in named if key in start}
+            )
+        if not tables:
+            self.problems.append("The study names no optimizers: add an [optimizers.adamw] table.")
+        return found
+
+    def _space(self, optimizer: str, raw: Mapping[str, Any], known: SearchSpace) -> SearchSpace:
+        axes: dict[str, Axis] = {}
+        for name, values in raw.items():
+            where = f"optimizers.{optimizer}.space.{name}"
+            if name not in known:
+                path = f"optimizers.{optimizer}.space"
+                self.problems.append(
+                    did_you_mean(where, [f"{path}.{k}" for k in known], what="hyperparameter")
+                )
+            elif not isinstance(values, list):
+                self.problems.append(f"{where} must be a list of candidates, but got {values!r}.")
+            else:
+                try:
+                    axes[name] = dataclasses.replace(known[name], values=tuple(values))
+                except (ValueError, TypeError) as error:
+                    self.problems.append(f"{where}: {error}")
+        return SearchSpace(axes)
+
+
+def run_problems(config: RunConfig) -> list[str]:
+    """Everything that makes a run impossible, its optimizer included."""
+    hyperparameters = dict(config.optimizer.hyperparameters)
+    return config.problems() + optimizer_problems(config.optimizer.name, hyperparameters)
+
+
+def _start_problems(study: StudyConfig) -> list[str]:
+    """Problems of the start point of every optimizer in every cell it visits."""
+    problems: list[str] = []
+    for name, search in study.optimizers.items():
+        cells = [study.tuned_cell]
+        if name == study.baseline:
+            cells += study.baseline_cells
+        for cell in cells:
+            config = study.run_config(name, cell, search.start, seed=0, fingerprint="")
+            found = run_problems(config)
+            problems += [f"{name} in cell {cell.label}: {problem}" for problem in found]
+    return problems

@@ -1,0 +1,247 @@
+"""The training loop: a model, its batches and an optimizer → losses along the run and at its end.
+
+Knows no store, no files and no processes; what it measures goes to a callback. The learning rate of
+every parameter group is its own peak rate times one schedule factor. Gradients are clipped by one
+global norm over all parameters before any optimizer sees them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from optbench.config import RunConfig
+from optbench.curvature_estimates import give_curvature
+from optbench.model import Llama
+from optbench.optimizers import CurvatureOptimizer
+from optbench.schedule import lr_factor
+
+DIVERGED_FACTOR = 1.5  # a training loss above 1.5 · ln(V) is worse than knowing nothing
+CURVE_POINTS = 50
+NOISE_SEEDS_PER_RUN = 2**32
+
+
+class Batches(Protocol):
+    """Training batches addressed by step, and fixed evaluation batches."""
+
+    def batch(self, step: int, *, seed: int, batch_size: int, seq_len: int) -> NDArray[np.int64]:
+        """Token ids (batch_size, seq_len + 1) of one step."""
+        ...
+
+    def eval_batches(
+        self,
+        split: Literal["validation", "test"],
+        *,
+        num_tokens: int,
+        batch_size: int,
+        seq_len: int,
+    ) -> Iterable[NDArray[np.int64]]:
+        """The same token ids every time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is."""
+
+    step: int
+    num_steps: int
+    train_loss: float
+
+
+@dataclass(slots=True)
+class TrainResult:
+    """What came of a run; losses in nats per token, times in seconds.
+
+    ``reason`` is empty for a run that reached its end, and says why for one that diverged.
+    """
+
+    train_curve: list[tuple[int, float]] = field(default_factory=list)
+    val_curve: list[tuple[int, float]] = field(default_factory=list)
+    val_loss: float | None = None
+    test_loss: float | None = None
+    steps_taken: int = 0
+    step_s: float = 0.0
+    optimizer_step_s: float = 0.0
+    reason: str = ""
+
+
+def train(
+    config: RunConfig,
+    model: Llama,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    *,
+    device: torch.device,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> TrainResult:
+    """Train ``model`` for the whole budget, or until it has diverged.
+
+    Nothing is ever stopped because its loss is merely worse than another's: learning-rate decay
+    makes curves cross (protocol §1).
+
+    Args:
+        config: budget, schedule, clipping and evaluation.
+        optimizer: its groups' current learning rates are the peak rates.
+        on_progress: called about fifty times along the run.
+    """
+    loop = _Loop(config, model, optimizer, batches, device)
+    eval_steps = {
+        round((i + 1) * config.num_steps / config.num_evals) for i in range(config.num_evals)
+    }
+    report_every = max(1, config.num_steps // CURVE_POINTS)
+    model.train()
+    for steps_taken in range(1, config.num_steps + 1):
+        loop.step()
+        if steps_taken % report_every == 0 or steps_taken == config.num_steps:
+            on_progress(Progress(steps_taken, config.num_steps, loop.note_train_loss()))
+        if steps_taken in eval_steps and not loop.result.reason:
+            loop.note_val_loss()
+        if loop.result.reason:
+            break
+    return loop.finish()
+
+
+@dataclass(slots=True)
+class _Loop:
+    """The state of a run between two steps."""
+
+    config: RunConfig
+    model: Llama
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    device: torch.device
+    result: TrainResult = field(default_factory=TrainResult)
+    _step_times: list[float] = field(default_factory=list)
+    _optimizer_times: list[float] = field(default_factory=list)
+    _recent_losses: list[Tensor] = field(default_factory=list)
+    _schedule: torch.optim.lr_scheduler.LambdaLR = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: _factor(self.config, step)
+        )
+
+    def step(self) -> None:
+        """One batch, forward to update."""
+        config = self.config
+        started = time.perf_counter()
+        tokens = self.batches.batch(
+            self.result.steps_taken,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            seq_len=config.model.seq_len,
+        )
+        batch = torch.from_numpy(tokens).to(self.device)
+        loss = self.model.loss(batch)
+        loss.backward()
+        if config.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        before_update = time.perf_counter()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.optimizer, CurvatureOptimizer) and self.optimizer.curvature_due():
+            generator = torch.Generator(self.device).manual_seed(self._noise_seed())
+            give_curvature(self.optimizer, self.model, batch, generator)
+        self._optimizer_times.append(time.perf_counter() - before_update)
+        self._schedule.step()
+        self._step_times.append(time.perf_counter() - started)
+        self._recent_losses.append(loss.detach())
+        self.result.steps_taken += 1
+
+    def _noise_seed(self) -> int:
+        """A function of the run's seed and the step alone, so that a resumed run draws the same."""
+        return self.config.seed * NOISE_SEEDS_PER_RUN + self.result.steps_taken
+
+    def note_train_loss(self) -> float:
+        """The mean loss since the last point of the curve; says so if the run has diverged."""
+        train_loss = float(torch.stack(self._recent_losses).mean())
+        self._recent_losses.clear()
+        if reason := _divergence(train_loss, self.config):
+            self._diverged(reason)
+        else:
+            self.result.train_curve.append((self.result.steps_taken, train_loss))
+        return train_loss
+
+    def note_val_loss(self) -> None:
+        """The loss on the validation split."""
+        val_loss = evaluate(self.model, self.batches, self.config, "validation", device=self.device)
+        if math.isfinite(val_loss):
+            self.result.val_curve.append((self.result.steps_taken, val_loss))
+        else:
+            self._diverged(f"the validation loss is {val_loss}")
+
+    def _diverged(self, reason: str) -> None:
+        where = f"step {self.result.steps_taken} of {self.config.num_steps}"
+        self.result.reason = f"{where}: {reason}"
+
+    def finish(self) -> TrainResult:
+        """The times and, of a run that reached its end, the losses that are quoted."""
+        result = self.result
+        result.step_s = statistics.median(self._step_times)
+        result.optimizer_step_s = statistics.median(self._optimizer_times)
+        if not result.reason:
+            result.val_loss = result.val_curve[-1][1]
+            test_loss = evaluate(self.model, self.batches, self.config, "test", device=self.device)
+            result.test_loss = test_loss
+        return result
+
+
+@torch.no_grad()
+def evaluate(
+    model: Llama,
+    batches: Batches,
+    config: RunConfig,
+    split: Literal["validation", "test"],
+    *,
+    device: torch.device,
+) -> float:
+    """Mean loss in nats per token over the fixed tokens of a split."""
+    num_tokens = config.eval_tokens if split == "validation" else config.test_tokens
+    total, count = 0.0, 0
+    model.eval()
+    for tokens in batches.eval_batches(
+        split,
+        num_tokens=num_tokens,
+        batch_size=config.batch_size,
+        seq_len=config.model.seq_len,
+    ):
+        predicted = tokens.shape[0] * (tokens.shape[1] - 1)
+        total += float(model.loss(torch.from_numpy(tokens).to(device))) * predicted
+        count += predicted
+    model.train()
+    return total / count
+
+
+def _factor(config: RunConfig, step: int) -> float:
+    schedule = config.schedule
+    return lr_factor(
+        step,
+        num_steps=config.num_steps,
+        warmup_steps=schedule.warmup_steps,
+        decay_steps=schedule.decay_steps,
+        shape=schedule.shape,
+        final_frac=schedule.final_frac,
+    )
+
+
+def _divergence(train_loss: float, config: RunConfig) -> str:
+    """The reason why a run has diverged, or nothing."""
+    if not math.isfinite(train_loss):
+        return f"the training loss is {train_loss}"
+    limit = DIVERGED_FACTOR * math.log(config.model.vocab_size)
+    if train_loss > limit:
+        return (
+            f"the training loss {train_loss:.2f} exceeds {limit:.2f} = {DIVERGED_FACTOR:g} · ln "
+            f"{config.model.vocab_size}, {DIVERGED_FACTOR:g} times that of a uniform guess"
+        )
+    return ""

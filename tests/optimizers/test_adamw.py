@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from optbench.optimizers import AdamW
+
+from . import reference
+from .trajectories import SHAPES, arrays, distance, parameters, walk
+
+STEPS = 30
+SETTINGS = {"lr": 0.01, "beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.1}
+
+
+def test_trajectory_is_that_of_the_paper():
+    params = parameters()
+    walk(AdamW(params, **SETTINGS), params, STEPS)
+    for index, shape in enumerate(SHAPES):
+        start, gradients = arrays(index, shape, STEPS)
+        expected = reference.adamw(start, gradients, **SETTINGS)
+        assert abs(params[index].detach().numpy() - expected).max() < 1e-14
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-1])
+def test_trajectory_is_that_of_torch(eps: float):
+    ours, theirs = parameters(), parameters()
+    walk(AdamW(ours, **{**SETTINGS, "eps": eps}), ours, STEPS)
+    other = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.98), eps=eps, weight_decay=0.1)
+    walk(other, theirs, STEPS)
+    assert distance(ours, theirs) < 1e-14
+
+
+def test_state_has_the_names_and_shapes_of_torch():
+    ours, theirs = parameters(), parameters()
+    optimizer, other = AdamW(ours), torch.optim.AdamW(theirs)
+    walk(optimizer, ours, 2)
+    walk(other, theirs, 2)
+    expected = other.state_dict()["state"]
+    for index, entry in optimizer.state_dict()["state"].items():
+        assert entry.keys() == expected[index].keys()
+        assert entry["step"] == int(expected[index]["step"]) == 2
+        assert entry["exp_avg"].shape == expected[index]["exp_avg"].shape
+
+
+def test_tiny_gradients_give_full_steps_without_eps():
+    param = torch.nn.Parameter(torch.zeros(3))
+    param.grad = torch.full((3,), 1e-12)
+    AdamW([param], lr=0.5, eps=1e-20).step()
+    torch.testing.assert_close(param.detach(), torch.full((3,), -0.5))

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+import json
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from optbench.analysis.summary import StudySummary, summarise
+from optbench.report.figures import study_figures
+from optbench.report.html import embed_json, render_report, write_report
+from optbench.report.text import value_text
+
+from ..analysis.synthetic import SimulatedStudy, Truth, finished_study
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with their attributes, visible text, and the contents of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self._inside == "script" else self.texts).append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(scope="module")
+def page(study: SimulatedStudy, summary: StudySummary) -> Page:
+    return Page(render_report(summary, study.store))
+
+
+def test_page_asks_for_nothing_from_elsewhere(page: Page) -> None:
+    for tag, attributes in page.elements:
+        assert not {"src", "href", "srcset", "action", "data", "poster"} & attributes.keys(), tag
+        assert tag not in ("link", "base", "iframe", "object", "embed")
+    policies = [a for t, a in page.elements if t == "meta" and a.get("http-equiv")]
+    assert [p["http-equiv"] for p in policies] == ["Content-Security-Policy"]
+    assert str(policies[0]["content"]).startswith("default-src 'none';")
+    assert "@import" not in page.text
+    assert "url(" not in page.text
+
+
+def test_page_answers_the_question_before_everything_else(
+    page: Page, summary: StudySummary
+) -> None:
+    text, muon = page.text, summary.row("muon")
+    assert muon.tokens is not None
+    assert "How much faster than a well-tuned adamw is each optimizer?" in text
+    assert text.index(value_text(muon.tokens)) < text.index("How to read this")
+
+
+def test_every_optimizer_stands_in_the_result_table(page: Page, summary: StudySummary) -> None:
+    for row in summary.rows:
+        assert row.verdict in page.text
+
+
+def test_every_run_of_the_store_is_listed(page: Page, study: SimulatedStudy) -> None:
+    for run_id in study.store.records:
+        assert run_id in page.text
+
+
+def test_embedded_figures_are_those_of_the_summary(page: Page, summary: StudySummary) -> None:
+    (raw,) = [script for script in page.scripts if script.startswith("{")]
+    figures = json.loads(raw)
+    for name, figure in study_figures(summary).items():
+        assert figures[name] == figure
+    drawn = [a["data-figure"] for t, a in page.elements if t == "div" and "data-figure" in a]
+    assert sorted(map(str, drawn)) == sorted(figures)
+
+
+def test_embedded_json_cannot_leave_its_script() -> None:
+    raw = embed_json({"a": {"x": f"{EVIL} <!-- & \u2028"}})
+    assert not set("<>&\u2028") & set(raw)
+    assert json.loads(raw) == {"a": {"x": f"{EVIL} <!-- & \u2028"}}
+
+
+def evil_study() -> SimulatedStudy:
+    """Markup wherever a record or the journal has free text."""
+    truth = Truth(
+        efficiency={"adamw": 1.0, EVIL: 1.2},
+        best_lr={"adamw": 0.016, EVIL: 0.004},
+        step_s={"adamw": 0.01, EVIL: 0.01},
+    )
+    study = finished_study(truth, optimizers=("adamw", EVIL))
+    for run_id, record in study.store.records.items():
+        study.store.records[run_id] = dataclasses.replace(
+            record, environment={"device": EVIL, EVIL: EVIL}, error=record.error and EVIL
+        )
+    for entry in study.store.journal:
+        if entry["kind"] == "study":
+            entry["name"] = EVIL
+        if entry["kind"] == "tuning":
+            entry["rejected"][0]["reason"] = EVIL
+            entry["edges"] = [{"axis": EVIL, "value": EVIL, "note": EVIL}]
+    return study
+
+
+def test_markup_in_records_stays_text() -> None:
+    study = evil_study()
+    text = render_report(summarise(study.store), study.store)
+    page = Page(text)
+    assert "alert(1)</script>" not in text
+    assert not [tag for tag, _ in page.elements if tag == "img"]
+    assert not [a for _, a in page.elements if any(name.startswith("on") for name in a)]
+    assert len([tag for tag, _ in page.elements if tag == "script"]) == 3
+    assert EVIL in page.text
+
+
+def test_an_unfinished_study_says_what_is_missing() -> None:
+    study = SimulatedStudy()
+    study.begin()
+    study.measure_noise()
+    study.confirm("adamw", study.tune("adamw"))
+    page = Page(render_report(summarise(study.store), study.store))
+    assert "Not everything is there." in page.text
+    assert "muon is still being tuned: no confirmation runs yet." in page.text
+    assert "The baseline's loss curve lacks d32 0.5x, d32 1.5x, d32 2x" in page.text
+
+
+def test_a_study_that_only_began_has_a_report() -> None:
+    study = SimulatedStudy()
+    study.begin()
+    page = Page(render_report(summarise(study.store), study.store))
+    assert "No confirmation runs of adamw yet." in page.text
+
+
+def test_report_replaces_the_old_one_at_once(
+    tmp_path: Path, study: SimulatedStudy, summary: StudySummary
+) -> None:
+    path = tmp_path / "new folder" / "report.html"
+    path.parent.mkdir()
+    path.write_text("old")
+    old = path.stat().st_ino
+    write_report(summary, study.store, path)
+    assert path.read_text(encoding="utf-8") == render_report(summary, study.store)
+    assert path.stat().st_ino != old  # a new file took its name: nobody reads half of it
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o444
+
+
+def test_a_failed_write_leaves_the_old_report_and_no_rubbish(
+    tmp_path: Path, study: SimulatedStudy, summary: StudySummary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("optbench.report.html.os.replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(summary, study.store, path)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_report_is_smaller_than_two_megabytes(study: SimulatedStudy, summary: StudySummary) -> None:
+    assert len(render_report(summary, study.store).encode()) < 2_000_000
+
+
+def browse(path: Path, *options: str) -> tuple[str, str]:
+    """Open a page in a browser without a screen; the finished document, and what it logged."""
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=5000",
+        f"--user-data-dir={path.parent / 'profile'}",
+        *options,
+        "--dump-dom",
+        path.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
+
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+
+
+@needs_browser
+@pytest.mark.parametrize("options", [(), ("--blink-settings=preferredColorScheme=0",)])
+def test_a_browser_draws_every_figure_without_complaint(
+    tmp_path: Path, study: SimulatedStudy, summary: StudySummary, options: tuple[str, ...]
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(summary, study.store, path)
+    document, log = browse(path, *options)
+    assert "CONSOLE" not in log
+    # the five figures of the study, and the panels of the one tuning that stands open
+    tuning = summary.rows[0].tuning
+    assert tuning is not None
+    plots = 5 + len(tuning.lines)
+    # counted as elements: the script of plotly itself names these classes, too
+    assert len(re.findall(r'<div class="plot js-plotly-plot"', document)) == plots
+    assert len(re.findall(r'<svg class="main-svg"', document)) >= plots
+    assert len(re.findall(r'<g class="trace bars"', document)) == 2
+
+
+@needs_browser
+def test_markup_in_records_does_nothing_in_a_browser(tmp_path: Path) -> None:
+    study = evil_study()
+    path = tmp_path / "report.html"
+    write_report(summarise(study.store), study.store, path)
+    document, log = browse(path)
+    assert "CONSOLE" not in log
+    assert "<img" not in document
+    assert '<svg class="main-svg"' in document

@@ -1,0 +1,108 @@
+"""The documentation is true: links resolve, commands exist and run, names are those of the code."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from optbench.cli import main
+from optbench.optimizers import OPTIMIZERS
+from optbench.study_file import read_study
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md"))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [body for kind, body in found if kind == language]
+
+
+def readme_commands() -> list[str]:
+    lines = "\n".join(blocks(ROOT / "README.md", "sh")).replace("\\\n", " ").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short_enough_to_be_read() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert 100 <= len(lines) <= 200
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = [c.split()[1] for c in readme_commands() if c.startswith("make ")]
+    assert {"nano", "test"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("command", [c for c in readme_commands() if "optbench " in c])
+def test_every_optbench_command_of_the_readme_parses(command: str) -> None:
+    """Each is given `--help` as well, which checks its verb and that its options exist."""
+    words = shlex.split(command.replace(".venv/bin/", ""))
+    assert words[0] == "optbench"
+    verb = main.commands[words[1]]
+    options = {o for p in verb.params for o in (*p.opts, *p.secondary_opts)}
+    for word in words[2:]:
+        if word.startswith("--"):
+            assert word in options, f"{command}: {word}"
+    assert CliRunner().invoke(main, [words[1], "--help"]).exit_code == 0
+
+
+def test_the_short_readme_commands_run(tmp_path: Path) -> None:
+    """Those that a minute is enough for, one after another, in an empty folder."""
+    ran = 0
+    for command in readme_commands():
+        words = shlex.split(command.replace(".venv/bin/", ""))
+        if words[0] != "optbench" or (words[1] == "run" and "--smoke" not in words):
+            continue
+        done = subprocess.run(
+            [sys.executable, "-m", "optbench.cli", *words[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=os.environ,
+        )
+        assert done.returncode == 0, command + done.stdout + done.stderr
+        ran += 1
+    assert ran >= 4
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_readme_names_every_optimizer_and_every_module() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").lower()
+    for cls in OPTIMIZERS.values():
+        assert cls.__name__.lower() in text, cls
+    for module in (ROOT / "src" / "optbench").iterdir():
+        if module.name not in ("__init__.py", "py.typed", "__pycache__"):
+            assert module.name in text, module.name
+
+
+def test_the_study_file_of_the_documentation_is_valid() -> None:
+    (example,) = blocks(ROOT / "docs" / "studies.md", "toml")
+    example = example.replace('baseline = "adamw"', 'baseline = "muon"')
+    study = read_study(example)
+    assert set(study.optimizers) == {"muon"}
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for verb in main.commands:
+        assert f"optbench {verb}" in text, verb

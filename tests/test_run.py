@@ -1,0 +1,109 @@
+"""run(): a configuration in, a complete record out, whatever happens in between."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.data.synthetic import VOCAB_SIZE, prepared
+
+from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from optbench.optimizers import OPTIMIZERS
+from optbench.run import optimizer_problems, run
+from optbench.store import RunRecord
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared(tmp_path_factory.mktemp("cache")).directory
+
+
+def run_config(optimizer: str = "adamw", **changes: object) -> RunConfig:
+    hyperparameters = OPTIMIZERS[optimizer].default_hyperparameters()
+    settings: dict[str, object] = {
+        "model": ModelConfig(
+            num_layers=1, d_model=16, d_ff=32, num_heads=2, vocab_size=VOCAB_SIZE, seq_len=16
+        ),
+        "data": DataConfig(corpus="toy"),
+        "optimizer": OptimizerConfig(name=optimizer, hyperparameters=hyperparameters),
+        "schedule": ScheduleConfig(warmup_steps=1, decay_steps=9),
+        "num_tokens": 10 * 4 * 16,
+        "batch_size": 4,
+        "eval_tokens": 64,
+        "test_tokens": 64,
+        "num_evals": 2,
+    }
+    return RunConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_two_runs_of_one_configuration_give_bit_identical_losses(
+    optimizer: str, corpus: Path
+) -> None:
+    first, second = run(run_config(optimizer), corpus), run(run_config(optimizer), corpus)
+    assert first.status == "completed", first.error
+    assert (first.train_curve, first.val_curve) == (second.train_curve, second.val_curve)
+    assert first.test_loss == second.test_loss is not None
+
+
+def test_a_record_survives_its_json_and_holds_what_a_repetition_needs(corpus: Path) -> None:
+    config = run_config()
+    record = run(config, corpus)
+    restored = RunRecord.from_dict(json.loads(record.to_json()))
+    assert restored == record
+    assert restored.run_config == config
+    assert restored.run_id == config.run_id
+    assert restored.num_tokens == config.num_steps * config.tokens_per_step
+    assert {
+        "optbench",
+        "commit",
+        "dirty",
+        "torch",
+        "numpy",
+        "python",
+        "device",
+        "num_threads",
+    } <= set(restored.environment)
+    assert 0 < restored.optimizer_step_s < restored.step_s < restored.wall_s
+
+
+def test_adamw_keeps_eight_bytes_of_state_for_each_parameter(corpus: Path) -> None:
+    config = run_config()
+    assert run(config, corpus).state_bytes == 8 * config.model.num_params
+
+
+def test_a_divergence_is_a_result_with_its_reason(corpus: Path) -> None:
+    config = run_config()
+    hyperparameters = {**config.optimizer.hyperparameters, "lr": 1e6}
+    exploding = RunConfig.from_dict(
+        {**config.to_dict(), "optimizer": {"name": "adamw", "hyperparameters": hyperparameters}}
+    )
+    record = run(exploding, corpus)
+    assert record.status == "diverged"
+    assert record.val_loss is None
+    assert "the training loss" in record.error
+    assert record.num_steps < exploding.num_steps
+
+
+def test_a_failure_becomes_a_record_with_its_traceback(tmp_path: Path) -> None:
+    record = run(run_config(), tmp_path / "nowhere")
+    assert record.status == "failed"
+    assert "Traceback" in record.error
+    assert "nowhere" in record.error
+
+
+def test_a_corpus_with_other_text_is_not_trained_on(corpus: Path) -> None:
+    config = run_config().with_fingerprint("0123456789abcdef")
+    record = run(config, corpus)
+    assert record.status == "failed"
+    assert "but the run was configured for 0123456789abcdef" in record.error
+
+
+def test_an_optimizer_that_cannot_be_built_says_why() -> None:
+    assert optimizer_problems("adamw", {"lr": 0.1}) == []
+    assert optimizer_problems("adamw", {"lr": -1.0}) == [
+        "`lr` must be at least 0 and be finite, but got lr=-1.0."
+    ]
+    (problem,) = optimizer_problems("adamv", {})
+    assert problem.startswith("Unknown optimizer 'adamv'. Did you mean 'adamw'?")
+    (problem,) = optimizer_problems("adamw", {"learning_rate": 0.1})
+    assert "learning_rate" in problem

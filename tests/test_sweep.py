@@ -1,0 +1,461 @@
+from __future__ import annotations
+
+import os
+import random
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as real_wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optbench import sweep as sweep_module
+from optbench.config import RunConfig
+from optbench.executors import Executor, InlineExecutor, ProcessExecutor
+from optbench.store import RunRecord, RunStore
+from optbench.sweep import RunError, Steps, Sweep, Task
+
+from . import executor_jobs
+from .builders import config_with_lr, record_of
+
+
+def lr_of(config: RunConfig) -> float:
+    return float(config.optimizer.hyperparameters["lr"])
+
+
+def lrs(configs: Sequence[RunConfig]) -> list[float]:
+    return [lr_of(config) for config in configs]
+
+
+def loss_at(lr: float) -> float:
+    return (lr - 4) ** 2 + 1
+
+
+@dataclass
+class FakeJob:
+    """Returns records without training; notes what it was asked to train."""
+
+    failures: Counter[float] = field(default_factory=Counter)  # lr → how often it still fails
+    diverging: Collection[float] = ()
+    trained: list[float] = field(default_factory=list)
+
+    def __call__(self, config: RunConfig) -> RunRecord:
+        lr = lr_of(config)
+        self.trained.append(lr)
+        if self.failures[lr] > 0:
+            self.failures[lr] -= 1
+            return record_of(config, loss=None, status="failed", error=f"Traceback of {lr:g}")
+        if lr in self.diverging:
+            return record_of(config, loss=None, status="diverged")
+        return record_of(config, loss=loss_at(lr))
+
+
+class HeldExecutor:
+    """Keeps jobs back until the sweep waits, then ends one of those in flight, in any order.
+
+    Args:
+        seed: of the order.
+        num_workers: jobs in flight; the others are queued and may be cancelled.
+    """
+
+    def __init__(self, seed: int | None = None, *, num_workers: int = 100) -> None:
+        self.num_workers = num_workers
+        self.num_waits = 0
+        self._rng = random.Random(seed) if seed is not None else None
+        self._held: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, job: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._held.append((future, lambda: job(*arguments)))
+        self._start()
+        return future
+
+    def close(self, *, cancel: bool = False) -> None:
+        pass
+
+    def wait(self, futures: Any, timeout: float | None = None, **rest: Any) -> Any:
+        """In the place of the sweep's own: nothing ends unless somebody waits."""
+        self.num_waits += 1
+        if timeout is None:
+            while self._held:
+                self._end_one()
+        else:
+            self._end_one()
+        return real_wait(futures, timeout=0, **rest)
+
+    def _start(self) -> None:
+        self._held = [held for held in self._held if not held[0].cancelled()]
+        for future, _ in self._held[: self.num_workers]:
+            if not future.running():
+                future.set_running_or_notify_cancel()
+
+    def _end_one(self) -> None:
+        self._start()
+        if not self._held:
+            return
+        in_flight = range(min(self.num_workers, len(self._held)))
+        future, job = self._held.pop(self._rng.choice(in_flight) if self._rng else 0)
+        try:
+            future.set_result(job())
+        except ArithmeticError as error:
+            future.set_exception(error)
+        self._start()
+
+
+@dataclass
+class Observer:
+    """Writes down what it is told."""
+
+    queued_lrs: list[float] = field(default_factory=list)
+    ended: list[tuple[float, bool]] = field(default_factory=list)
+    ticks: int = 0
+
+    def queued(self, configs: Sequence[RunConfig]) -> None:
+        self.queued_lrs += lrs(configs)
+
+    def finished(self, record: RunRecord, *, from_store: bool) -> None:
+        self.ended.append((lr_of(record.run_config), from_store))
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+@dataclass
+class Bench:
+    """A sweep on a store in a folder, and what is to be looked at afterwards."""
+
+    store: RunStore
+    job: FakeJob
+    executor: Executor
+    observer: Observer
+    sweep: Sweep
+
+    def carry_out(self, *tasks: Task) -> None:
+        self.sweep.carry_out(tasks)
+
+
+def bench_in(
+    store: RunStore, job: FakeJob | None = None, executor: Executor | None = None
+) -> Bench:
+    job = job or FakeJob()
+    executor = executor or InlineExecutor()
+    observer = Observer()
+    return Bench(store, job, executor, observer, Sweep(store, executor, job, observer))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Generator[RunStore]:
+    with RunStore.open(tmp_path / "store") as store:
+        yield store
+
+
+def hold(patch: pytest.MonkeyPatch, executor: HeldExecutor) -> HeldExecutor:
+    patch.setattr(sweep_module, "wait", executor.wait)
+    return executor
+
+
+def ask(*batches: Sequence[float], seen: list[list[float | None]] | None = None) -> Task:
+    """A task that asks for these learning rates, one batch after the other."""
+    for batch in batches:
+        records = yield [config_with_lr(lr) for lr in batch]
+        assert lrs([r.run_config for r in records]) == list(batch)
+        if seen is not None:
+            seen.append([r.val_loss for r in records])
+
+
+def climb(start: float, path: list[float]) -> Task:
+    """A task whose requests depend on what it was told: walks towards the best lr."""
+    position = start
+    while True:
+        path.append(position)
+        records = yield [config_with_lr(lr) for lr in (position - 1, position, position + 1)]
+        losses = [r.val_loss for r in records]
+        best = min(losses, key=lambda loss: 1e9 if loss is None else loss)
+        step = losses.index(best) - 1
+        if step == 0:
+            return
+        position += step
+
+
+def test_records_come_back_in_the_order_of_the_request(store: RunStore) -> None:
+    bench, seen = bench_in(store), list[list[float | None]]()
+    bench.carry_out(ask([3, 1, 2], [5], seen=seen))
+    assert seen == [[2.0, 10.0, 5.0], [2.0]]
+    assert bench.job.trained == [3, 1, 2, 5]
+    assert lrs([r.run_config for r in store.records.values()]) == [3, 1, 2, 5]
+
+
+def test_tasks_share_the_workers(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
+    bench.carry_out(ask([1], [2], [3]), ask([11], [12], [13]))
+    # Had the tasks gone one after the other, 1, 2, 3 would come first.
+    assert bench.job.trained == [1, 11, 2, 12, 3, 13]
+
+
+def test_a_task_does_not_wait_for_the_runs_of_another(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
+    bench.carry_out(ask([1], [2], [3]), ask([11, 12, 13, 14]))
+    assert bench.job.trained == [1, 11, 12, 13, 14, 2, 3]
+    short_first = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
+    short_first.carry_out(ask([21, 22, 23]), ask([31]), ask([41], [42]))
+    assert short_first.job.trained == [21, 22, 23, 31, 41, 42]
+
+
+def test_what_is_in_the_store_is_not_trained_again(store: RunStore) -> None:
+    bench_in(store).carry_out(ask([1, 2], [3]))
+    again, seen = bench_in(store), list[list[float | None]]()
+    again.carry_out(ask([1, 2], [3, 4], seen=seen))
+    assert again.job.trained == [4]
+    assert seen == [[10.0, 5.0], [2.0, 1.0]]
+    assert again.observer.queued_lrs == [1, 2, 3, 4]
+    assert again.observer.ended == [(1, True), (2, True), (3, True), (4, False)]
+
+
+def test_a_task_that_finds_all_in_the_store_never_waits(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [[float(lr)] for lr in range(50)]
+    bench_in(store).carry_out(ask(*steps))
+    executor = hold(monkeypatch, HeldExecutor())
+    again = bench_in(store, executor=executor)
+    # The new run of the first task is in flight while the second one replays its fifty steps.
+    again.carry_out(ask([100.0]), ask(*steps, [101.0]))
+    assert again.job.trained == [100, 101]
+    assert executor.num_waits == 2
+
+
+@pytest.mark.parametrize("batches", [(), ([],), ([], []), ([], [1], []), ([1], [])])
+def test_an_empty_request_is_answered_at_once(
+    store: RunStore, batches: tuple[list[float], ...]
+) -> None:
+    bench, seen = bench_in(store), list[list[float | None]]()
+    bench.carry_out(ask(*batches, seen=seen))
+    assert seen == [[loss_at(lr) for lr in batch] for batch in batches]
+
+
+def test_no_tasks_are_no_work(store: RunStore) -> None:
+    bench = bench_in(store)
+    bench.carry_out()
+    assert bench.observer == Observer()
+
+
+def test_a_run_that_two_tasks_want_is_trained_once(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
+    seen = [list[list[float | None]]() for _ in range(3)]
+    bench.carry_out(
+        ask([1, 2], seen=seen[0]), ask([2, 3], seen=seen[1]), ask([9], [1], seen=seen[2])
+    )
+    assert sorted(bench.job.trained) == [1, 2, 3, 9]
+    assert seen == [[[10.0, 5.0]], [[5.0, 2.0]], [[26.0], [10.0]]]
+    assert Counter(bench.observer.queued_lrs) == Counter([1, 2, 3, 9])
+    assert Counter(bench.observer.ended) == Counter([(lr, False) for lr in (1, 2, 3, 9)])
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_run_that_a_request_names_twice_is_trained_once(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    # Two candidates may be the same run: a warm-up of 5 % and one of 6 % of 20 steps.
+    executor = hold(monkeypatch, HeldExecutor()) if held else None
+    bench, seen = bench_in(store, executor=executor), list[list[float | None]]()
+    bench.carry_out(ask([2, 1, 2], seen=seen))
+    assert bench.job.trained == [2, 1]
+    assert seen == [[5.0, 10.0, 5.0]]
+    assert bench.observer.queued_lrs == [2, 1]
+    assert bench.observer.ended == [(2, False), (1, False)]
+    assert len((store.directory / "runs.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_diverged_run_is_a_result(store: RunStore) -> None:
+    bench, seen = bench_in(store, FakeJob(diverging=[1])), list[list[float | None]]()
+    bench.carry_out(ask([1, 2], [1], seen=seen))
+    assert bench.job.trained == [1, 2]
+    assert seen == [[None, 5.0], [None]]
+
+
+def test_a_run_that_failed_once_is_tried_again(store: RunStore) -> None:
+    bench, seen = bench_in(store, FakeJob(Counter({1: 1}))), list[list[float | None]]()
+    bench.carry_out(ask([1, 2], seen=seen))
+    assert sorted(bench.job.trained) == [1, 1, 2]
+    assert seen == [[10.0, 5.0]]
+    assert Counter(bench.observer.ended) == Counter([(1, False), (2, False)])
+    reread = RunStore.read(store.directory).records
+    assert [r.status for r in reread.values()] == ["completed", "completed"]
+    assert len((store.directory / "runs.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_failure_of_an_earlier_session_is_tried_again(store: RunStore) -> None:
+    failed = record_of(config_with_lr(1), loss=None, status="failed", error="power cut")
+    store.append(failed)
+    bench = bench_in(store, FakeJob(Counter({1: 1})))
+    bench.carry_out(ask([1]))
+    assert bench.job.trained == [1, 1]
+
+
+def test_a_run_that_failed_twice_ends_the_sweep_after_all_is_stored(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = hold(monkeypatch, HeldExecutor(num_workers=3))
+    bench = bench_in(store, FakeJob(Counter({1: 2})), executor)
+    config = config_with_lr(1)
+    message = (
+        f"Run {config.run_id} (adamw, {{'lr': 1}}) failed 2 times. Everything finished is kept in "
+        f"{store.directory}; the same command tries again.\nTraceback of 1"
+    )
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        bench.carry_out(ask([1, 2, 3]), ask([4, 5], [6]), ask([7, 8, 9, 10, 11]))
+    # The second attempt is queued behind 11; when it fails, 6 is in flight beside it.
+    reread = RunStore.read(store.directory).records.values()
+    stored = {lr_of(r.run_config): r.status for r in reread}
+    assert stored == {lr: "failed" if lr == 1 else "completed" for lr in set(bench.job.trained)}
+    assert sorted(stored) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+
+    again = bench_in(store)
+    monkeypatch.undo()
+    again.carry_out(ask([1, 2, 3]), ask([4, 5], [6]), ask([7, 8, 9, 10, 11]))
+    assert again.job.trained == [1]
+
+
+def test_runs_that_have_not_started_are_dropped_when_the_sweep_ends(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = hold(monkeypatch, HeldExecutor(num_workers=2))
+    bench = bench_in(store, FakeJob(Counter({1: 1})), executor)
+    monkeypatch.setattr(sweep_module, "MAX_ATTEMPTS", 1)
+    with pytest.raises(RunError, match="failed 1 times"):
+        bench.carry_out(ask([1, 2, 3, 4, 5]))
+    # When 1 has failed, 2 and 3 are running.
+    assert bench.job.trained == [1, 2, 3]
+    assert [lr_of(r.run_config) for r in store.records.values()] == [1, 2, 3]
+
+
+def test_what_the_executor_raises_ends_the_sweep_after_all_is_stored(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BreakingJob(FakeJob):
+        def __call__(self, config: RunConfig) -> RunRecord:
+            if lr_of(config) in (2, 4):
+                raise ZeroDivisionError("the worker was killed")
+            return super().__call__(config)
+
+    bench = bench_in(store, BreakingJob(), hold(monkeypatch, HeldExecutor()))
+    with pytest.raises(RunError) as caught:
+        bench.carry_out(ask([1, 2, 3]), ask([4, 5]))
+    start, _, trace = str(caught.value).partition("\n")
+    assert start == (
+        f"Run {config_with_lr(2).run_id} (adamw, {{'lr': 2}}) could not be carried out. Everything "
+        f"finished is kept in {store.directory}; the same command tries again."
+    )
+    assert trace.endswith("ZeroDivisionError: the worker was killed\n")
+    # The other broken run, 4, does not keep those that went well from being stored.
+    assert {lr_of(r.run_config) for r in store.records.values()} == {1, 3, 5}
+
+
+def test_an_exception_of_an_inline_job_is_no_crash(store: RunStore) -> None:
+    class BreakingJob(FakeJob):
+        def __call__(self, config: RunConfig) -> RunRecord:
+            raise RuntimeError("no such folder")
+
+    with pytest.raises(RunError, match=r"could not be carried out\.(?s:.*)no such folder"):
+        bench_in(store, BreakingJob()).carry_out(ask([1, 2]))
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(), num_workers=st.integers(1, 6))
+def test_what_the_tasks_see_does_not_depend_on_the_order_of_completion(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, num_workers: int
+) -> None:
+    def outcome(executor: Executor) -> tuple[list[list[float]], dict[str, RunRecord]]:
+        paths: list[list[float]] = [[], [], []]
+        with RunStore.open(tmp_path_factory.mktemp("store")) as store:
+            job = FakeJob(Counter({2: 1, 7: 1}), diverging=[5])
+            bench = bench_in(store, job, executor)
+            bench.carry_out(*(climb(x, path) for x, path in zip((0, 2, 9), paths, strict=True)))
+            assert max(Counter(bench.job.trained).values()) <= 2
+            return paths, dict(store.records)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)  # most of the time, and no crash is expected
+        in_order = outcome(InlineExecutor())
+        scrambled = outcome(hold(patch, HeldExecutor(seed, num_workers=num_workers)))
+    assert scrambled == in_order
+    assert in_order[0] == [[0, 1, 2, 3, 4], [2, 3, 4], [9, 8, 7, 6]]
+
+
+def test_a_sweep_can_be_used_for_one_phase_after_the_other(store: RunStore) -> None:
+    bench, seen = bench_in(store), list[list[float | None]]()
+    bench.carry_out(ask([1, 2]))
+    bench.carry_out(ask([2, 3], seen=seen))
+    assert bench.job.trained == [1, 2, 3]
+    assert seen == [[5.0, 2.0]]
+    assert bench.observer.queued_lrs == [1, 2, 3]
+
+
+def test_an_interrupted_sweep_can_go_on(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench.observer, "tick", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.carry_out(ask([1, 2], [3]))
+    monkeypatch.setattr(bench.observer, "tick", lambda: None)
+    assert len(store.records) == 1
+    bench.carry_out(ask([1, 2], [3]))
+    assert bench.job.trained == [1, 2, 3]
+
+
+def test_an_error_of_a_task_is_not_hidden(store: RunStore) -> None:
+    def failing() -> Steps[None]:
+        yield [config_with_lr(1)]
+        raise LookupError("the noise cannot be measured")
+
+    bench = bench_in(store)
+    with pytest.raises(LookupError, match="the noise cannot be measured"):
+        bench.carry_out(failing())
+    assert len(store.records) == 1
+
+
+def test_a_job_that_answers_for_another_run_is_found_out(store: RunStore) -> None:
+    class LyingJob(FakeJob):
+        def __call__(self, config: RunConfig) -> RunRecord:
+            return record_of(config_with_lr(99))
+
+    with pytest.raises(AssertionError, match="a run that nobody carries out"):
+        bench_in(store, LyingJob()).carry_out(ask([1]))
+
+
+def test_the_observer_hears_a_tick_at_every_look(store: RunStore) -> None:
+    bench = bench_in(store)
+    bench.carry_out(ask([1], [2], [3]))
+    assert bench.observer.ticks == 3
+
+
+def test_a_sweep_over_processes_survives_a_killed_worker(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[1])])
+    monkeypatch.setenv("OPTBENCH_TEST_FOLDER", str(tmp_path))
+    observer = Observer()
+    with ProcessExecutor(2, initialize=executor_jobs.nothing) as executor:
+        sweep = Sweep(store, executor, executor_jobs.train_or_die, observer)
+        sweep.carry_out([ask([1.0, 2.0, 3.0], [4.0]), ask([3.0, 5.0])])
+        assert Counter(observer.ended) == Counter([(float(lr), False) for lr in range(1, 6)])
+        assert (tmp_path / "deaths of 2").read_text() == "x"
+        with pytest.raises(RunError) as caught:
+            sweep.carry_out([ask([13.0, 6.0])])
+    assert f"Run {config_with_lr(13.0).run_id}" in str(caught.value)
+    assert "ended on each of 3 attempts at this job (last exit code -9)" in str(caught.value)
+    assert len(store.records) in (5, 6)  # the other run had ended or was in flight
