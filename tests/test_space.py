@@ -169,16 +169,16 @@ def test_a_grown_axis_increases_strictly_and_keeps_every_value(
         assert float(longer.values[0]) > 0
 
 
-@given(start=st.floats(1e-6, 1e6), ratio=st.floats(1.01, 100), upwards=st.booleans())
+@given(start=st.floats(1e-6, 1e6), ratio=st.floats(1.2, 100), upwards=st.booleans())
 def test_growth_ends_at_the_bounds(start: float, ratio: float, upwards: bool) -> None:
     axis = Axis((start, start * ratio), "geometric", low=start / 1e3, high=start * 1e5)
-    for _ in range(2000):
+    for _ in range(200):
         longer = axis.extended(axis.values[-1 if upwards else 0])
         if longer is None:
             break
         axis = longer
     else:
-        pytest.fail(f"still growing after 2000 steps: {axis.values[-3:]}")
+        pytest.fail(f"still growing after 200 steps: {axis.values[-3:]}")
     assert start / 1e3 <= float(axis.values[0])
     assert float(axis.values[-1]) <= start * 1e5
 

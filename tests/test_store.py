@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench.store import RunRecord, RunStore, StoreError
@@ -148,6 +148,7 @@ def test_reading_leaves_a_torn_line_out_and_where_it_is(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_store_cut_anywhere_keeps_its_complete_records(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

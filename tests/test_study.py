@@ -216,6 +216,17 @@ def test_a_diverging_candidate_is_a_result_and_never_wins(
     assert any(e["loss"] is None for e in tuning["evaluations"])
 
 
+def test_a_descent_may_start_at_a_diverged_run(config: StudyConfig, tmp_path: Path) -> None:
+    def diverging(run: RunConfig) -> RunRecord:
+        start = run.optimizer.name == "muon" and run.optimizer.hyperparameters["lr"] == 0.016
+        return record_of(run, None) if start else simulated(run)
+
+    store, _ = carry_out(config, tmp_path, diverging)
+    (tuning,) = [e for e in entries(store, "tuning") if e["optimizer"] == "muon"]
+    assert tuning["moves"][0]["loss_before"] is None
+    assert tuning["incumbent"]["lr"] == 0.032
+
+
 def test_a_baseline_that_diverges_at_its_start_stops_the_study_with_the_remedy(
     config: StudyConfig, tmp_path: Path
 ) -> None:

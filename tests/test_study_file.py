@@ -123,7 +123,11 @@ def test_an_unknown_hyperparameter_is_named_with_its_table() -> None:
         ("[0.005, 0.01, 0.02]", "0.01", "optimizers.adamw.space.lr must be a list of candidates"),
         ("[0.005, 0.01, 0.02]", "[0.01, 0.005]", "Candidates must increase strictly"),
         ("[0.005, 0.01, 0.02]", "[]", "An axis needs at least one candidate value, but got none."),
-        ("start = { lr = 0.01 }", "start = { lr = -0.01 }", "`lr` must be at least 0"),
+        (
+            "start = { lr = 0.01 }",
+            "start = { lr = -0.01 }",
+            "start.lr: Candidates must lie in [0, inf]",
+        ),
         (
             "start = { lr = 0.01 }",
             "start = { lt = 0.01 }",

@@ -51,19 +51,16 @@ def run_study(config: StudyConfig, out: Path, workers: int, console: Console) ->
         manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
-        executor = ProcessExecutor(workers, initialize=use_one_thread)
         try:
-            _train(study, executor, manifest, console)
-            executor.close()
+            with ProcessExecutor(workers, initialize=use_one_thread) as executor:
+                _train(study, executor, manifest, console)
         except KeyboardInterrupt:
-            executor.close(cancel=True)
             console.print(
                 f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
                 f"command goes on from there."
             )
             raise SystemExit(INTERRUPTED) from None
         except RunError as error:
-            executor.close(cancel=True)
             console.print(str(error), markup=False, highlight=False)
             raise SystemExit(1) from None
         summary = summarise(store)
@@ -131,11 +128,8 @@ def _planned(study: Study, executor: ProcessExecutor) -> PlanTotals:
 def plan_study(config: StudyConfig, workers: int) -> Plan:
     """What a study will cost on this machine; needs no corpus and no folder."""
     study = Study(config, RunStore(Path()), fingerprint="")
-    executor = ProcessExecutor(workers, initialize=use_one_thread)
-    try:
+    with ProcessExecutor(workers, initialize=use_one_thread) as executor:
         return make_plan(study.planned_runs(), executor)
-    finally:
-        executor.close()
 
 
 def single_run_config(

@@ -23,6 +23,7 @@ from optbench.config import RunConfig, UserError
 from optbench.coordinate_descent import (
     CoordinateDescent,
     Evaluation,
+    Move,
     count_first_round,
     with_candidate,
 )
@@ -237,7 +238,7 @@ class Study:
             incumbent=dict(winner),
             certified=descent.certified,
             tie_threshold=descent.tie_threshold,
-            moves=[asdict(move) for move in descent.moves],
+            moves=[_move(move) for move in descent.moves],
             evaluations=[
                 _evaluation(evaluation, config.run_id)
                 for evaluation, config in zip(descent.evaluations, configs, strict=True)
@@ -314,6 +315,12 @@ def invalid_reason(config: RunConfig) -> str | None:
 def _evaluation(evaluation: Evaluation, run_id: str) -> Mapping[str, object]:
     loss = evaluation.loss if math.isfinite(evaluation.loss) else None
     return {"configuration": dict(evaluation.configuration), "run_id": run_id, "loss": loss}
+
+
+def _move(move: Move) -> Mapping[str, object]:
+    losses = {"loss_before": move.loss_before, "loss_after": move.loss_after}
+    finite = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
+    return {**asdict(move), **finite}
 
 
 def _expected_descent(space: SearchSpace, start: Configuration, max_runs: int) -> int:

@@ -23,6 +23,7 @@ from optbench.config import (
     ScheduleConfig,
     build_dataclass,
 )
+from optbench.coordinate_descent import with_candidate
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems
@@ -386,12 +387,20 @@ class _Reader:
             start = {**defaults, **raw.get("start", {})}
             self._refuse_unknown(f"optimizers.{name}.start", raw.get("start", {}), tuple(defaults))
             named = [*space, *(key for key in raw.get("start", {}) if key not in space)]
+            self._check_start(name, space, start)
             found[name] = OptimizerStudy(
                 space=space, start={key: start[key] for key in named if key in start}
             )
         if not tables:
             self.problems.append("The study names no optimizers: add an [optimizers.adamw] table.")
         return found
+
+    def _check_start(self, optimizer: str, space: SearchSpace, start: Mapping[str, Any]) -> None:
+        for name, axis in space.items():
+            try:
+                with_candidate(axis, start[name])
+            except (ValueError, TypeError) as error:
+                self.problems.append(f"optimizers.{optimizer}.start.{name}: {error}")
 
     def _space(self, optimizer: str, raw: Mapping[str, Any], known: SearchSpace) -> SearchSpace:
         axes: dict[str, Axis] = {}

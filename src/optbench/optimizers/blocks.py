@@ -69,7 +69,7 @@ class Blocks:
         return matrices[:, : self.rows, : self.columns]
 
 
-def cut(shape: tuple[int, ...], size: int, *, rows: bool, columns: bool) -> Blocks:
+def cut(shape: tuple[int, ...], size: int, *, rows: bool = False, columns: bool = False) -> Blocks:
     """Blocks of at most ``size`` on the sides named, whole on the others; size 0 cuts nothing."""
     height, width = matrix_shape(shape)
     return Blocks(

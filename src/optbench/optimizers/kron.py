@@ -48,7 +48,6 @@ Reference code: https://github.com/evanatyourservice/kron_torch at 884427c.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -63,7 +62,7 @@ from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import Blocks, cut, matrix_shape
 from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Bound, Constraint
-from optbench.optimizers.kronecker import Factors
+from optbench.optimizers.kronecker import Factors, update_noise
 from optbench.optimizers.linalg import full_float32
 from optbench.optimizers.stacks import tensor_means, tensor_norms
 from optbench.space import SearchSpace, Value, choices, complement, geometric
@@ -204,7 +203,7 @@ class _Layout:
 def _layout(shape: tuple[int, ...], group: Group) -> _Layout:
     rows, columns = matrix_shape(shape)
     if len(shape) < 2:
-        return _Layout(cut(shape, 0, rows=False, columns=False), (False,))
+        return _Layout(cut(shape, 0), (False,))
     longest = group["max_size_triangular"]
     vocabulary = group["role"] in (Role.EMBEDDING, Role.HEAD)
     triangular = (1 < rows <= longest and not vocabulary, 1 < columns <= longest)
@@ -244,16 +243,6 @@ def _fit(factors: Factors, momentum: Tensor, blocks: Blocks, count: int, group: 
         factors.solve(blocks.split(noise.expand_as(momentum))),
         rate.repeat_interleave(blocks.count) if blocks.count > 1 else rate,
     )
-
-
-def update_noise(like: Tensor, seed: int, count: int) -> Tensor:
-    """V of the update number ``count``, in the shape, dtype and on the device of ``like``.
-
-    It is drawn in float32 for every dtype, so that it is the same noise.
-    """
-    generator = torch.Generator(like.device).manual_seed(zlib.crc32(f"{seed} {count}".encode()))
-    noise = torch.randn(like.shape, dtype=torch.float32, device=like.device, generator=generator)
-    return noise.to(like.dtype)
 
 
 def _limited(direction: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -71,6 +72,16 @@ class Factors:
         _move(self.rows, a, b, rate)
         if self.columns is not None:
             _move(self.columns, a.mT, b.mT, rate)
+
+
+def update_noise(like: Tensor, seed: int, count: int) -> Tensor:
+    """V of the update number ``count``, in the shape, dtype and on the device of ``like``.
+
+    It is drawn in float32 for every dtype, so that it is the same noise.
+    """
+    generator = torch.Generator(like.device).manual_seed(zlib.crc32(f"{seed} {count}".encode()))
+    noise = torch.randn(like.shape, dtype=torch.float32, device=like.device, generator=generator)
+    return noise.to(like.dtype)
 
 
 def _panels(size: int) -> Iterator[slice]:
