@@ -93,6 +93,7 @@ class Study:
         study = self.config
         facts = {
             "name": study.name,
+            "title": study.title,
             "smoke": study.smoke,
             "digest": study.digest,
             "fingerprint": self.fingerprint,

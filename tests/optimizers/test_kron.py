@@ -158,6 +158,19 @@ def test_gradients_are_whitened_whatever_their_rotation(rotated: bool):
     assert torch.linalg.cond(row_covariance(optimizer, param, gradients[-400:])) < 2.5
 
 
+def test_every_hundredth_update_balances_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kron, "BALANCE_EVERY", 5)
+    (param,) = parameters(((6, 4),))
+    optimizer = Kron([param], preconditioner_lr=0.0)
+    walk(optimizer, [param], 3)
+    rows, columns = (optimizer.state[param][name] for name in kron.FACTORS)
+    rows.mul_(100)
+    walk(optimizer, [param], range(4, 5))
+    assert (rows.max(), columns.max()) == (100, 1)
+    walk(optimizer, [param], range(5, 6))
+    assert (rows.max(), columns.max()) == (10, 10)
+
+
 def test_factors_stay_upper_triangular():
     (param,) = parameters(((6, 6),))
     optimizer = Kron([param])

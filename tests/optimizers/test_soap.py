@@ -169,6 +169,19 @@ def test_the_first_step_finds_bases_and_moves_nothing():
         assert torch.equal(diagonal.abs().argsort(descending=True), torch.arange(len(diagonal)))
 
 
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9)])
+def test_the_first_basis_of_a_longer_side_does_not_hang_on_rounding_errors(shape: tuple[int, int]):
+    bases: list[Tensor] = []
+    for error in (0.0, 1e-14):
+        (param,) = parameters((shape,))
+        param.grad = gradient(0, 1, shape) * (1 + error * gradient(0, 2, shape))
+        optimizer = Soap([param])
+        optimizer.step()
+        bases.append(optimizer.state[param]["basis_rows" if shape[0] == 9 else "basis_columns"])
+    torch.testing.assert_close(bases[0] @ bases[0].mT, torch.eye(9, dtype=torch.float64))
+    assert 0 < distance([bases[0]], [bases[1]]) < 1e-11
+
+
 @pytest.mark.parametrize("frequency", [1, 4])
 def test_bases_stay_orthogonal_and_ordered(frequency: int):
     params = parameters(dtype=torch.float32)
