@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: nano smoke test check clean
 
-nano: $(INSTALLED)  ## tune and compare four optimizers on this machine (about 15 minutes, 2 cores)
+nano: $(INSTALLED)  ## tune and compare four optimizers on this machine (about 12 minutes, 2 cores)
 	$(BIN)/optbench run nano
 
 smoke: $(INSTALLED)  ## the same code on a tiny budget, under a minute

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from optbench.analysis.summary import summarise
 from optbench.cli import main
 from optbench.optimizers import OPTIMIZERS
+from optbench.report.text import markdown_table, mean_text, speedup_text
+from optbench.store import RunStore
 from optbench.study_file import read_study
 
 ROOT = Path(__file__).parents[1]
@@ -106,3 +109,14 @@ def test_every_verb_is_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for verb in main.commands:
         assert f"optbench {verb}" in text, verb
+
+
+def test_the_result_of_the_readme_is_recomputed_from_the_committed_records() -> None:
+    summary = summarise(RunStore.read(ROOT / "results" / "nano"))
+    assert markdown_table(summary) in (ROOT / "README.md").read_text(encoding="utf-8")
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    for row in summary.rows:
+        if row.tokens is not None:
+            assert speedup_text(row.tokens) in log
+            assert speedup_text(row.seconds) in log
+        assert mean_text(row.test) in log

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.data.synthetic import VOCAB_SIZE, prepared
 
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems, run
 from optbench.store import RunRecord
+from tests.data.synthetic import VOCAB_SIZE, prepared
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What a training step of a configuration costs on this device, measured before it is spent."""
+"""What training steps and optimizers cost on this device: for plans, ratios and tables."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import torch
 
 from optbench.config import RunConfig
 from optbench.model import Llama
-from optbench.run import build_optimizer, default_device
+from optbench.run import build_optimizer, default_device, optimizer_state_bytes
+from optbench.trainer import update
 
-WARMUP_STEPS = 3
-PLAN_STEPS = 20
-EVAL_BATCHES = 4
+WARMUP_STEPS = 10
+PLAN_STEPS = 60
+EVAL_BATCHES = 20
+OPTIMIZER_STEPS = 30  # three refreshes at the usual interval of ten
 ROUNDS = 30
 STEPS_PER_ROUND = 5
 
@@ -33,6 +35,42 @@ class StepCost:
         return config.num_steps * self.step_s + eval_tokens * self.eval_s_per_token
 
 
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Seconds of one training step, and of the update within it."""
+
+    total_s: float
+    update_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerCost:
+    """What an optimizer costs on this device.
+
+    Args:
+        step_s: median seconds of a whole training step.
+        update_s: median seconds of the update within it.
+        worst_update_s: the slowest update, such as the refresh of a preconditioner.
+        share: of the updates in the time of all steps, refreshes included.
+        state_bytes_per_param: optimizer state over all parameters.
+    """
+
+    optimizer: str
+    step_s: float
+    update_s: float
+    worst_update_s: float
+    share: float
+    state_bytes_per_param: float
+
+
+def mean_cost(costs: Sequence[StepCost]) -> StepCost:
+    """The average over workers."""
+    return StepCost(
+        statistics.mean(cost.step_s for cost in costs),
+        statistics.mean(cost.eval_s_per_token for cost in costs),
+    )
+
+
 class TimedTraining:
     """A model of a configuration that trains on one batch of random tokens, and times it.
 
@@ -47,19 +85,27 @@ class TimedTraining:
         shape = (config.batch_size, config.model.seq_len + 1)
         self._tokens = torch.randint(0, config.model.vocab_size, shape, device=self._device)
 
+    @property
+    def state_bytes_per_param(self) -> float:
+        """Optimizer state after the steps so far."""
+        return optimizer_state_bytes(self._optimizer) / self.config.model.num_params
+
     def step_s(self, num_steps: int) -> float:
         """Median seconds of a training step over ``num_steps``."""
-        return statistics.median(self._step_s() for _ in range(num_steps))
+        return statistics.median(self.step().total_s for _ in range(num_steps))
 
-    def _step_s(self) -> float:
+    def step(self) -> StepTimes:
+        """One training step, forward to update."""
         started = time.perf_counter()
         self._model.loss(self._tokens).backward()
         if self.config.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self.config.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
         _synchronize(self._device)
-        return time.perf_counter() - started
+        before_update = time.perf_counter()
+        update(self._optimizer, self._model, self._tokens, noise_seed=0)
+        _synchronize(self._device)
+        ended = time.perf_counter()
+        return StepTimes(ended - started, ended - before_update)
 
     @torch.no_grad()
     def eval_s_per_token(self) -> float:
@@ -77,6 +123,24 @@ def measure_step(config: RunConfig) -> StepCost:
     training = TimedTraining(config)
     training.step_s(WARMUP_STEPS)
     return StepCost(training.step_s(PLAN_STEPS), training.eval_s_per_token())
+
+
+def measure_optimizer(config: RunConfig, num_steps: int = OPTIMIZER_STEPS) -> OptimizerCost:
+    """Median and worst update of one optimizer within training steps of its own."""
+    training = TimedTraining(config)
+    # The first step makes the state; the next ones settle the memory.
+    for _ in range(WARMUP_STEPS):
+        training.step()
+    steps = [training.step() for _ in range(num_steps)]
+    updates = [step.update_s for step in steps]
+    return OptimizerCost(
+        optimizer=config.optimizer.name,
+        step_s=statistics.median(step.total_s for step in steps),
+        update_s=statistics.median(updates),
+        worst_update_s=max(updates),
+        share=sum(updates) / sum(step.total_s for step in steps),
+        state_bytes_per_param=training.state_bytes_per_param,
+    )
 
 
 def measure_interleaved(configs: Sequence[RunConfig]) -> list[list[float]]:

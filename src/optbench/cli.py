@@ -22,6 +22,7 @@ from optbench import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from optbench.bench import OptimizerCost
     from optbench.config import RunConfig
     from optbench.plan import Plan
     from optbench.store import RunRecord
@@ -33,7 +34,7 @@ R = TypeVar("R")
 
 EPILOG = """\b
 Examples:
-  optbench run nano               tune and compare four optimizers, 15 minutes on 2 cores
+  optbench run nano               tune and compare four optimizers, 12 minutes on 2 cores
   optbench plan nano              what that will cost on this machine
   optbench show --store runs/nano list its runs
 """
@@ -178,6 +179,27 @@ def train(
 
 
 @main.command()
+@click.option("--size", default="d64", show_default=True, help="Model size of the ladder.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option(
+    "--optimizer", "optimizers", multiple=True, help="Only this one, repeatable.  [default: all]"
+)
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@_reports_errors
+def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) -> None:
+    """What each optimizer costs on this device: time, share of a training step, memory."""
+    import dataclasses
+
+    from optbench.session import bench_optimizers
+
+    costs = bench_optimizers(size, batch_size, optimizers, _error_console())
+    if form == "json":
+        click.echo(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
+    else:
+        _print_costs(costs, _console())
+
+
+@main.command()
 @click.argument("run_id", required=False)
 @_store_option(None)
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
@@ -235,7 +257,7 @@ def report(store: Path, out: Path | None, form: str) -> None:
     elif form == "markdown":
         click.echo(markdown_table(summary))
     else:
-        from optbench.session import print_result
+        from optbench.report.terminal import print_result
 
         print_result(summary, path, _console())
 
@@ -245,6 +267,12 @@ def _console() -> Console:
 
     # A log file has no width of its own; tables get enough for their columns.
     return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+
+
+def _error_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def _workers(given: int | None) -> int:
@@ -307,7 +335,7 @@ def _plan_dict(plan: Plan) -> dict[str, Any]:
 def _print_plan(study: StudyConfig, plan: Plan, console: Console) -> None:
     from rich.table import Table
 
-    from optbench.progress import format_seconds
+    from optbench.analysis.units import format_seconds
 
     table = Table(
         title=f"Plan of study '{study.name}' with {plan.workers} workers", title_justify="left"
@@ -336,6 +364,32 @@ def _print_plan(study: StudyConfig, plan: Plan, console: Console) -> None:
         f"At most:  {plan.runs_worst} runs, {format_seconds(plan.seconds_worst)}, if every descent "
         f"spent its whole budget."
     )
+
+
+def _print_costs(costs: list[OptimizerCost], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table()
+    titles = (
+        "optimizer",
+        "update ms",
+        "worst ms",
+        "step ms",
+        "share of steps",
+        "state bytes/param",
+    )
+    for title in titles:
+        table.add_column(title, justify="left" if title == "optimizer" else "right")
+    for cost in costs:
+        table.add_row(
+            cost.optimizer,
+            f"{cost.update_s * 1e3:.2f}",
+            f"{cost.worst_update_s * 1e3:.2f}",
+            f"{cost.step_s * 1e3:.2f}",
+            f"{cost.share:.1%}",
+            f"{cost.state_bytes_per_param:.1f}",
+        )
+    console.print(table)
 
 
 def _print_records(records: list[RunRecord], form: str, console: Console) -> None:

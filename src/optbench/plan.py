@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optbench.bench import StepCost, measure_step
+from optbench.bench import StepCost, mean_cost, measure_step
 from optbench.executors import Executor
 from optbench.study import PlannedRuns
 
@@ -118,6 +118,5 @@ def measure_costs(
         for key, config in examples.items()
     }
     return {
-        key: max((future.result() for future in copies), key=lambda cost: cost.step_s)
-        for key, copies in futures.items()
+        key: mean_cost([future.result() for future in copies]) for key, copies in futures.items()
     }

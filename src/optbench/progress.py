@@ -6,10 +6,11 @@ On a terminal a live panel; elsewhere (a log file, CI) one line per finished run
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,10 +18,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from optbench.analysis.units import format_seconds
 from optbench.config import RunConfig
-from optbench.plan import PlanTotals
 from optbench.space import Value
 from optbench.store import RunRecord
+
+Kind: TypeAlias = tuple[str, int]  # optimizer, token budget
 
 
 @dataclass(slots=True)
@@ -35,13 +38,16 @@ class StudyProgress:
     """A `SweepObserver` that draws.
 
     Args:
-        plan: the expected cost; grows if the study asks for more.
+        expected: runs that the study expects, by optimizer and token budget; an entry grows when
+            the study asks for more.
+        planned_s: seconds of the whole plan, for the time left before the first run has ended.
         axes: the searched axes of each optimizer, to name a configuration by what varies.
         tuned_tokens: budget of the tuned cell; "best" means best among runs of that budget.
     """
 
     console: Console
-    plan: PlanTotals
+    expected: Mapping[Kind, int]
+    planned_s: float
     axes: Mapping[str, Sequence[str]]
     tuned_tokens: int
     _started: float = field(default_factory=time.monotonic)
@@ -99,17 +105,22 @@ class StudyProgress:
     @property
     def planned(self) -> int:
         """Runs that the study will have made, as far as is known now."""
-        return max(self.plan.runs, len(self._asked))
+        return sum(self._needed().values())
 
     @property
-    def seconds_left(self) -> float | None:
+    def seconds_left(self) -> float:
         """From the pace of this session, or from the plan before the first run has ended."""
-        asked = sum(config.num_steps * config.tokens_per_step for config in self._asked.values())
-        left = max(self.plan.tokens, asked) - self._tokens
+        whole = sum(runs * num_tokens for (_, num_tokens), runs in self._needed().items())
+        left = max(0, whole - self._tokens)
         elapsed = time.monotonic() - self._started
         if self._tokens_now == 0:
-            return max(0.0, self.plan.seconds * left / self.plan.tokens - elapsed)
+            return max(0.0, self.planned_s * left / max(1, whole) - elapsed)
         return left * elapsed / self._tokens_now
+
+    def _needed(self) -> Mapping[Kind, int]:
+        """Runs of each kind: those asked for, and those still expected."""
+        asked = Counter((c.optimizer.name, c.num_tokens) for c in self._asked.values())
+        return Counter(self.expected) | asked
 
     @property
     def tokens_per_s(self) -> float:
@@ -163,17 +174,3 @@ def describe_configuration(config: RunConfig, axes: Sequence[str]) -> str:
     }
     values = {**shared, **config.optimizer.hyperparameters}
     return " ".join(f"{axis}={values[axis]:g}" for axis in axes)
-
-
-def format_seconds(seconds: float | None) -> str:
-    """Such as ``45 s``, ``7 min 05 s``, ``3 h 20 min``, ``2 d 4 h``."""
-    if seconds is None:
-        return "unknown time"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"

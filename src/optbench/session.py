@@ -10,24 +10,25 @@ import dataclasses
 import datetime
 import functools
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from optbench.analysis.summary import StudySummary, summarise
-from optbench.bench import measure_interleaved
+from optbench.analysis.summary import summarise
+from optbench.analysis.units import format_seconds
+from optbench.bench import OptimizerCost, measure_interleaved, measure_optimizer
 from optbench.config import ConfigError, RunConfig
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
 from optbench.executors import ProcessExecutor
 from optbench.ladder import SIZES, Cell
+from optbench.optimizers import OPTIMIZERS
 from optbench.plan import Plan, PlanTotals, make_plan
-from optbench.progress import StudyProgress, format_seconds
+from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
-from optbench.report.text import result_table
+from optbench.report.terminal import print_result
 from optbench.run import environment, run, use_one_thread
 from optbench.space import Value, did_you_mean
 from optbench.store import RunRecord, RunStore
@@ -83,7 +84,10 @@ def _train(study: Study, executor: ProcessExecutor, manifest: Manifest, console:
     store.note("session", started_at=started_at, workers=plan.workers, host=environment())
     axes = {name: list(search.space) for name, search in config.optimizers.items()}
     directory = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
-    observer = StudyProgress(console, plan, axes, config.tuned_cell.num_tokens)
+    expected: Counter[Kind] = Counter()
+    for kind in study.planned_runs():
+        expected[kind.optimizer, kind.cell.num_tokens] += kind.expected
+    observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
     try:
         with observer:
             job = functools.partial(run, corpus_directory=directory.resolve())
@@ -194,6 +198,30 @@ def train_one(config: RunConfig, directory: Path, console: Console) -> RunRecord
     return record
 
 
+def bench_optimizers(
+    size: str, batch_size: int, optimizers: Sequence[str], console: Console
+) -> list[OptimizerCost]:
+    """Measure optimizers one after another, each within training steps of a model of this size.
+
+    Raises:
+        ConfigError: unknown optimizer or size.
+    """
+    names = list(optimizers) or list(OPTIMIZERS)
+    settings: dict[str, Value] = {"batch_size": batch_size}
+    configs = [
+        single_run_config(name, size=size, ratio=None, settings=settings, seed=0) for name in names
+    ]
+    use_one_thread()
+    costs: list[OptimizerCost] = []
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as bar:
+        task = bar.add_task("", total=len(configs))
+        for config in configs:
+            bar.update(task, description=f"{config.optimizer.name:<10}")
+            costs.append(measure_optimizer(config))
+            bar.advance(task)
+    return costs
+
+
 def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest:
     """The manifest of a corpus, prepared first (with a progress bar) if the cache lacks it."""
     cache = default_cache_dir()
@@ -208,21 +236,6 @@ def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest:
             cache,
             lambda what, share: bar.update(task, completed=share, description=what),
         )
-
-
-def print_result(summary: StudySummary, report: Path, console: Console) -> None:
-    """The study's table, what is missing, its cost against the plan, and where the report is."""
-    columns, rows = result_table(summary)
-    table = Table(title=summary.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
-        # Only hyperparameters may be broken over lines: a number torn apart cannot be read.
-        table.add_column(column, no_wrap=column != columns[-1])
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    for line in summary.notes():
-        console.print(line, highlight=False, markup=False)
-    console.print(f"Report: {report}", highlight=False)
 
 
 def _now() -> str:

@@ -147,11 +147,7 @@ class _Loop:
         if config.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         before_update = time.perf_counter()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if isinstance(self.optimizer, CurvatureOptimizer) and self.optimizer.curvature_due():
-            generator = torch.Generator(self.device).manual_seed(self._noise_seed())
-            give_curvature(self.optimizer, self.model, batch, generator)
+        update(self.optimizer, self.model, batch, noise_seed=self._noise_seed())
         self._optimizer_times.append(time.perf_counter() - before_update)
         self._schedule.step()
         self._step_times.append(time.perf_counter() - started)
@@ -194,6 +190,22 @@ class _Loop:
             test_loss = evaluate(self.model, self.batches, self.config, "test", device=self.device)
             result.test_loss = test_loss
         return result
+
+
+def update(
+    optimizer: torch.optim.Optimizer, model: Llama, tokens: Tensor, *, noise_seed: int
+) -> None:
+    """Step the optimizer on the gradients that are there, clear them, and give what it asks for.
+
+    Args:
+        tokens: (B, S + 1), the batch of the gradients; a curvature estimate is made on it.
+        noise_seed: of the randomness in such an estimate.
+    """
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if isinstance(optimizer, CurvatureOptimizer) and optimizer.curvature_due():
+        generator = torch.Generator(tokens.device).manual_seed(noise_seed)
+        give_curvature(optimizer, model, tokens, generator)
 
 
 @torch.no_grad()

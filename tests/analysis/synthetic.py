@@ -120,6 +120,8 @@ class SimulatedStudy:
         self.note(
             "study",
             name="simulated",
+            title="A study whose truth is known",
+            smoke=False,
             baseline="adamw",
             optimizers=list(self.optimizers),
             confirm_seeds=self.seeds,

@@ -43,6 +43,8 @@ class StudyEntry:
     """What is compared with what, and where."""
 
     name: str
+    title: str
+    smoke: bool
     baseline: str
     optimizers: tuple[str, ...]
     confirm_seeds: int

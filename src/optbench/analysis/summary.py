@@ -91,8 +91,8 @@ class StudySummary:
         """What was compared, on one line."""
         cell = self.study.tuned_cell
         return (
-            f"Study '{self.study.name}': {cell.label}, {format_count(cell.num_tokens)} tokens, "
-            f"speed-ups over {self.study.baseline}"
+            f"{self.study.title or self.study.name}: speed-ups over {self.study.baseline} in cell "
+            f"{cell.label} ({format_count(cell.num_tokens)} tokens)"
         )
 
     def row(self, optimizer: str) -> OptimizerRow:

@@ -91,7 +91,7 @@ def render_report(summary: StudySummary, store: RunStore) -> str:
         panels=panels,
         figures_json=embed_json(figures),
         plotly=Markup(_resource("vendor/plotly-cartesian.min.js")),
-        commands=text.reproduction_commands(store.directory),
+        commands=text.reproduction_commands(store.directory, smoke=summary.study.smoke),
         runs=[_run_line(record) for record in store.records.values()],
         budget=budget_sentence(summary.budget),
     )

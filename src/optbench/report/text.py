@@ -115,11 +115,11 @@ def _markdown(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def reproduction_commands(directory: Path) -> list[str]:
+def reproduction_commands(directory: Path, *, smoke: bool) -> list[str]:
     """Commands that train the study anew, and that rebuild its report from its records."""
     store = directory.name or "STORE"
     return [
-        f"optbench run {store}/study.toml --out {store}-again",
+        f"optbench run {store}/study.toml{' --smoke' if smoke else ''} --out {store}-again",
         f"optbench report --store {store}",
         f"optbench show RUN --store {store}",
     ]
