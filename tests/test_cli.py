@@ -129,7 +129,8 @@ def test_report_prints_json_and_markdown(
     summary = json.loads(invoke("report", "--store", store, "--format", "json").output)
     assert {row["optimizer"] for row in summary["rows"]} == {"adamw", "nadamw", "lion", "muon"}
     markdown = invoke("report", "--store", store, "--format", "markdown").output
-    assert markdown.startswith("| ")
+    assert markdown.startswith("**Smoke test")
+    assert "\n| optimizer | speed-up in tokens |" in markdown
 
 
 def test_show_lists_the_runs_and_prints_one(
@@ -180,7 +181,7 @@ def test_plan_trains_nothing_and_adds_up(tmp_path: Path, monkeypatch: pytest.Mon
     plan = json.loads(done.stdout)
     assert plan["runs"] == sum(row["runs"] for row in plan["rows"])
     assert plan["tokens"] == sum(row["tokens"] for row in plan["rows"])
-    assert 0 < plan["seconds"] < plan["seconds_worst"]
+    assert 0 < plan["seconds"] <= plan["seconds_worst"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,7 +253,7 @@ def test_ctrl_c_says_what_is_kept_and_prints_no_traceback(tmp_path: Path) -> Non
             ["train", "--set", "lr=-1"],
             "Error: `lr` must be at least 0 and be finite, but got lr=-1.",
         ),
-        (["train", "--ratio", "0"], "Error: num_tokens must be at least 1, but got 0."),
+        (["train", "--ratio", "0"], "- num_tokens must be at least 1, but got 0."),
         (["train", "--set", "warmup_frac=1.5"], "Error: The warm-up must be shorter than the run"),
         (["run", "nano", "--workers", "0"], "Error: Invalid value for '--workers'"),
     ],

@@ -50,6 +50,7 @@ def test_the_panel_names_runs_speed_time_and_the_best_of_each(clock: Clock) -> N
             clock.now += 20
             progress.finished(record_of(config, loss), from_store=False)
     text = shown(progress)
+    assert any(line.startswith("optimizer  runs  best val loss") for line in text.splitlines())
     assert "3 of 10 runs" in text
     assert "33k tokens/s" in text  # 3 · 655,360 tokens in 60 s
     assert "1 min 00 s so far" in text

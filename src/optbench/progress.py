@@ -14,6 +14,7 @@ from typing import Self, TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -161,7 +162,9 @@ class StudyProgress:
                 f"{best.loss:.4f}" if known else "–",
                 describe_configuration(best.config, self.axes[name]) if best.config else "",
             )
-        return Group(head, ProgressBar(total=planned, completed=self._done, width=72), table)
+        # A bar does not end its line by itself; the padding does.
+        bar = Padding(ProgressBar(total=planned, completed=self._done, width=72), 0)
+        return Group(head, bar, table)
 
 
 def describe_configuration(config: RunConfig, axes: Sequence[str]) -> str:

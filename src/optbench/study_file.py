@@ -158,7 +158,10 @@ class StudyConfig:
         batch_size = int(shared["batch_size"])
         num_steps = cell.num_tokens // (batch_size * cell.model.seq_len)
         warmup_steps = round(shared["warmup_frac"] * num_steps)
-        decay_steps = min(round(shared["decay_frac"] * num_steps), num_steps - warmup_steps)
+        # Rounding both shares may take one step too many; a warm-up that is too long by itself is
+        # left as it is, and refused as such.
+        room = max(0, num_steps - warmup_steps)
+        decay_steps = min(round(shared["decay_frac"] * num_steps), room)
         return RunConfig(
             model=cell.model,
             data=DataConfig(corpus=self.corpus, fingerprint=fingerprint),

@@ -12,6 +12,8 @@ HALF = {**CELL, "ratio": 0.5, "num_tokens": 327_680}
 STUDY = {
     "kind": "study",
     "name": "s",
+    "title": "",
+    "smoke": False,
     "baseline": "adamw",
     "optimizers": ["adamw", "muon"],
     "confirm_seeds": 2,
