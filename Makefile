@@ -18,7 +18,7 @@ test: $(INSTALLED)  ## the whole test suite
 check: $(INSTALLED)  ## style, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 clean:

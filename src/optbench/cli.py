@@ -276,7 +276,10 @@ def _error_console() -> Console:
 
 
 def _workers(given: int | None) -> int:
-    return given or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0, 1])
+    """As asked for, else the cores that this process may use; macOS knows only their number."""
+    if given is not None:
+        return given
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _read_study(study: str, smoke: bool) -> StudyConfig:

@@ -47,3 +47,18 @@ def test_tiny_gradients_give_full_steps_without_eps():
     param.grad = torch.full((3,), 1e-12)
     AdamW([param], lr=0.5, eps=1e-20).step()
     torch.testing.assert_close(param.detach(), torch.full((3,), -0.5))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_the_fused_kernel_is_the_rule_in_plain_operations(
+    batched: bool, monkeypatch: pytest.MonkeyPatch
+):
+    fused, plain = parameters(), parameters()
+    settings = {"lr": 0.1, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.25}
+    walk(AdamW(fused, **settings), fused, 30)
+    assert AdamW.fused is not None
+    monkeypatch.setattr(AdamW, "fused", None)
+    optimizer = AdamW(plain, **settings)
+    optimizer.batched = batched
+    walk(optimizer, plain, 30)
+    assert 0 <= distance(fused, plain) < 1e-14

@@ -33,7 +33,8 @@ def test_trajectory_is_that_of_the_reference(
     assert largest_error(optimizer, reference(params, scaling), params) < 1e-12
 
 
-def test_agreement_everywhere_gives_adamw():
+def test_agreement_everywhere_gives_adamw(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(AdamW, "fused", None)  # the kernel rounds differently
     ours, theirs = parameters(), parameters()
     optimizers = [(Cautious(ours, **COMMON), ours), (AdamW(theirs, **COMMON), theirs)]
     for step in range(1, 6):

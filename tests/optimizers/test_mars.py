@@ -65,7 +65,8 @@ def test_equal_gradients_in_a_row_need_no_correction():
         assert torch.equal(optimizer.state[param]["exp_avg"], uncorrected)
 
 
-def test_without_correction_small_gradients_give_adamw():
+def test_without_correction_small_gradients_give_adamw(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(AdamW, "fused", None)  # the kernel rounds differently
     ours, theirs = parameters(), parameters()
     shared = {name: COMMON[name] for name in COMMON if name != "gamma"}
     walk(Mars(ours, gamma=0.0, **shared), ours, 10, scale=0.01)

@@ -14,8 +14,9 @@ State: exp_avg (shape of W) float32 = m; exp_avg_sq (shape of W) float32 = v.
 Cost: 8 bytes per parameter; about 12 FLOPs per parameter and step.
 
 Departures from Algorithm 2: decay is multiplied by the learning rate, as in PyTorch and in the
-study (arXiv 2509.02046); the paper multiplies it by the schedule's factor alone. The two bias
-corrections are folded into the denominator, which changes rounding only.
+study (arXiv 2509.02046); the paper multiplies it by the schedule's factor alone. PyTorch's fused
+kernel takes the step; `update` is the same in plain operations, for parameters whose dtype is not
+that of the state, with the two bias corrections folded into the denominator.
 
 Reference code: torch.optim.AdamW of PyTorch 2.13, equal to 1e-14 in float64.
 """
@@ -29,8 +30,35 @@ import torch
 from torch import Tensor
 
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.buckets import FusedStep, Group, Rate, State
 from optbench.space import SearchSpace, complement, geometric
+
+
+def fused_adamw(
+    params: list[Tensor],
+    grads: list[Tensor],
+    state: dict[str, list[Tensor]],
+    step: int,
+    group: Group,
+    rate: Rate,
+) -> None:
+    """The step of :class:`AdamW` by the kernel of ``torch.optim.AdamW(fused=True)``."""
+    steps = [torch.tensor(float(step), device=params[0].device)] * len(params)
+    torch._fused_adamw_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        params,
+        grads,
+        state["exp_avg"],
+        state["exp_avg_sq"],
+        [],
+        steps,
+        lr=rate.lr,
+        beta1=group["beta1"],
+        beta2=group["beta2"],
+        weight_decay=rate.weight_decay,
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 @final
@@ -47,6 +75,7 @@ class AdamW(BaseOptimizer):
     """
 
     elementwise: ClassVar[bool] = True
+    fused: ClassVar[FusedStep | None] = staticmethod(fused_adamw)
     second_moment: ClassVar[bool] = True
     # The study's grid, with beta1 = 0.8 and beta2 = 0.99 added because its best values were the
     # ends 0.9 and 0.98 in all of its 12 regimes.

@@ -22,6 +22,7 @@ from optbench.config import Role
 from optbench.optimizers.buckets import (
     Bucket,
     FlatBucket,
+    FusedStep,
     Group,
     Member,
     Plan,
@@ -63,6 +64,8 @@ class BaseOptimizer(torch.optim.Optimizer, ABC):
         auxiliary: the method that handles the others.
         elementwise: ``update`` treats elements independently and reads neither role nor rates nor
             shapes; it is then called with flat vectors instead of ``(B, *shape)`` stacks.
+        fused: a kernel of torch's for the whole step of an elementwise method; equal to `update`
+            but for rounding.
         second_moment: the direction is divided by the root of an average with ``beta2``.
         bounds: ranges and choices, by hyperparameter; a method with names of its own extends the
             shared ones.
@@ -84,6 +87,7 @@ class BaseOptimizer(torch.optim.Optimizer, ABC):
     auxiliary: ClassVar[type[BaseOptimizer] | None] = None
     elementwise: ClassVar[bool] = False
     second_moment: ClassVar[bool] = False
+    fused: ClassVar[FusedStep | None] = None
     bounds: ClassVar[Mapping[str, Constraint]] = SHARED_BOUNDS
     paper: ClassVar[Mapping[str, Value]] = MappingProxyType({})
     batched: bool = True
@@ -243,7 +247,7 @@ class BaseOptimizer(torch.optim.Optimizer, ABC):
 
     def _rate(self, group: Group) -> Rate:
         lr = self.lr_of(group)
-        return Rate(lr, 1 - lr * float(group["weight_decay"]))
+        return Rate(lr, float(group["weight_decay"]))
 
     def _buckets(self) -> list[Bucket]:
         """The buckets of the parameters that have gradients now, made anew only if need be."""

@@ -35,10 +35,27 @@ STACK_LIMIT_CPU = 2**18
 STACK_LIMIT_ACCELERATOR = 2**28
 
 
+class FusedStep(Protocol):
+    """A whole step, decay and learning rate included, by one kernel of torch's."""
+
+    def __call__(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        state: dict[str, list[Tensor]],
+        step: int,
+        group: Group,
+        rate: Rate,
+    ) -> None:
+        """Step ``params``; every list has one tensor per parameter."""
+        ...
+
+
 class Rule(Protocol):
     """The mathematics of a method: what a bucket needs to know of it."""
 
     elementwise: bool
+    fused: FusedStep | None
 
     @staticmethod
     def init_state(like: Tensor, group: Group) -> State:
@@ -53,10 +70,15 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How a group's parameters take a direction u: p ← decay · p − lr · u."""
+    """How a group's parameters take a direction u: p ← (1 − lr · weight_decay) · p − lr · u."""
 
     lr: float
-    decay: float
+    weight_decay: float
+
+    @property
+    def decay(self) -> float:
+        """The factor of the parameter."""
+        return 1 - self.lr * self.weight_decay
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +201,7 @@ class Bucket(ABC):
 
     def advance(self, groups: Sequence[Group], rates: Sequence[Rate]) -> None:
         """Take one step of every member."""
-        self.step += 1
-        for member in self.members:
-            member.entry["step"] = self.step
+        self._count_step()
         group = self.group_of(groups)
         gradients = self._gradients()
         for chunk in self.chunks:
@@ -192,9 +212,30 @@ class Bucket(ABC):
                 part = slice(section.start, section.stop)
                 _apply(chunk.targets[part], parts[part], rates[section.group_index])
 
+    def _count_step(self) -> None:
+        self.step += 1
+        for member in self.members:
+            member.entry["step"] = self.step
+
 
 class FlatBucket(Bucket):
     """Contiguous parameters of any shape, end to end."""
+
+    def advance(self, groups: Sequence[Group], rates: Sequence[Rate]) -> None:
+        """Take one step of every member, by the rule's fused kernel if there is one."""
+        fused = self.rule.fused
+        # Such a kernel takes parameters and state of one dtype only.
+        if fused is None or self.members[0].param.dtype != self.dtype:
+            super().advance(groups, rates)
+            return
+        self._count_step()
+        group = self.group_of(groups)
+        for group_index, run in groupby(self.members, key=lambda member: member.group_index):
+            members = list(run)
+            grads = [_grad(member.param).contiguous() for member in members]
+            state = {name: [member.entry[name] for member in members] for name in self.state}
+            params = [member.param for member in members]
+            fused(params, grads, state, self.step, group, rates[group_index])
 
     def _shape(self) -> tuple[int, ...]:
         self._offsets = [0]
