@@ -211,7 +211,9 @@ def ours(method: str, model: Llama) -> Build:
         roles = {f"{role}.{i}": role for role, group in params.items() for i in range(len(group))}
         named = [(f"{role}.{i}", p) for role, group in params.items() for i, p in enumerate(group)]
         # An interval that never comes: the estimate is the caller's, and is timed by `bench`.
-        extra = {"curvature_interval": 10**9} if method == "sophia" else {}
+        extra: dict[str, Any] = {"curvature_interval": 10**9} if method == "sophia" else {}
+        if method in ("muon", "scion"):
+            extra["ns_dtype"] = "bfloat16"  # as every peer
         return [OPTIMIZERS[method](parameter_groups(named, roles), **extra)]
 
     return build

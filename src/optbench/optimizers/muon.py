@@ -15,9 +15,10 @@ State: momentum_buffer (m, n) float32 = M for matrices; exp_avg and exp_avg_sq f
 Cost: 4 bytes per parameter of a hidden matrix, 8 of the rest; ns_steps·(4·r²·c + 2·r³) FLOPs per
 matrix and step, r = min(m, n), c = max(m, n).
 
-Departures: NS runs in bfloat16 on CUDA, as the authors' does everywhere, and in the state's dtype
-on other devices, where bfloat16 costs accuracy and is only on some faster. Its eps (1e-7, a floor
-on the norm) is no hyperparameter: the study found every value alike.
+Departures: by default (`ns_dtype` = "auto") NS runs in bfloat16 on CUDA, as the authors' does
+everywhere, and in the state's dtype on other devices, where bfloat16 costs accuracy and is only on
+some faster. Its eps (1e-7, a floor on the norm) is no hyperparameter: the study found every value
+alike.
 
 Reference code: https://github.com/KellerJordan/Muon at 857d1ad, and torch.optim.Muon of PyTorch
 2.13 with adjust_lr_fn="original", equal to 1e-12 in float64 once its bfloat16 cast is taken out.
@@ -26,6 +27,8 @@ Reference code: https://github.com/KellerJordan/Muon at 857d1ad, and torch.optim
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, final
 
 import torch
@@ -35,7 +38,8 @@ from optbench.config import Role
 from optbench.optimizers.adamw import AdamW
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import Group, State
-from optbench.optimizers.linalg import newton_schulz
+from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, OneOf
+from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
 from optbench.space import SearchSpace, complement, geometric
 
 
@@ -49,6 +53,8 @@ class Muon(BaseOptimizer):
         momentum: μ, in [0, 1).
         nesterov: look one step ahead.
         ns_steps: Newton–Schulz iterations, ≥ 1.
+        ns_dtype: what they are computed in: "bfloat16", the "state"'s dtype, or "auto", which is
+            the first on CUDA and the second elsewhere.
         aux_lr_ratio: learning rate of the AdamW parameters as a multiple of ``lr``, ≥ 0.
         beta1: AdamW's decay of the gradient average, in [0, 1).
         beta2: AdamW's decay of the squared-gradient average, in [0, 1).
@@ -58,6 +64,9 @@ class Muon(BaseOptimizer):
 
     roles: ClassVar[frozenset[Role]] = frozenset({Role.MATRIX})
     auxiliary: ClassVar[type[BaseOptimizer] | None] = AdamW
+    bounds: ClassVar[Mapping[str, Constraint]] = MappingProxyType(
+        {**SHARED_BOUNDS, "ns_dtype": OneOf(NS_DTYPES)}
+    )
     # The study's grid; added because its best values were ends: momentum 0.99, aux_lr_ratio above
     # 0.3, beta2 0.99 (beta1 grows downwards by itself).
     space: ClassVar[SearchSpace] = SearchSpace(
@@ -78,6 +87,7 @@ class Muon(BaseOptimizer):
         momentum: float = 0.95,
         nesterov: bool = True,
         ns_steps: int = 5,
+        ns_dtype: str = "auto",
         aux_lr_ratio: float = 0.2,
         beta1: float = 0.8,
         beta2: float = 0.98,
@@ -91,6 +101,7 @@ class Muon(BaseOptimizer):
                 "momentum": momentum,
                 "nesterov": nesterov,
                 "ns_steps": ns_steps,
+                "ns_dtype": ns_dtype,
                 "aux_lr_ratio": aux_lr_ratio,
                 "beta1": beta1,
                 "beta2": beta2,
@@ -114,6 +125,6 @@ class Muon(BaseOptimizer):
         direction = newton_schulz(
             momentum,
             steps=group["ns_steps"],
-            compute_dtype=torch.bfloat16 if grad.is_cuda else None,
+            compute_dtype=newton_schulz_dtype(group["ns_dtype"], grad),
         )
         return direction.mul_(math.sqrt(max(1.0, rows / columns)))

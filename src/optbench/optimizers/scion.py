@@ -49,7 +49,7 @@ from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import matrix_shape
 from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
-from optbench.optimizers.linalg import newton_schulz
+from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
 from optbench.optimizers.stacks import tensor_means
 from optbench.space import SearchSpace, Value, choices, complement, geometric
 
@@ -95,6 +95,8 @@ class Scion(BaseOptimizer):
         radius_hidden: ρ of hidden matrices and of vectors, ≥ 0.
         radius_head: ρ of head and embedding, ≥ 0.
         ns_steps: Newton–Schulz iterations, ≥ 1.
+        ns_dtype: what they are computed in: "bfloat16", the "state"'s dtype, or "auto", which is
+            the first on CUDA and the second elsewhere.
         aux_lr_ratio: learning rate of everything but hidden matrices as a multiple of ``lr``, ≥ 0.
         beta1: μ of everything but hidden matrices, in [0, 1).
         weight_decay: λ, ≥ 0: 1 is the constrained form, 0 the unconstrained one.
@@ -121,6 +123,7 @@ class Scion(BaseOptimizer):
             "radius_hidden": NON_NEGATIVE,
             "radius_head": NON_NEGATIVE,
             "norm_rule": OneOf(("rms", "sign")),
+            "ns_dtype": OneOf(NS_DTYPES),
         }
     )
     paper: ClassVar[Mapping[str, Value]] = MappingProxyType(
@@ -148,6 +151,7 @@ class Scion(BaseOptimizer):
         radius_hidden: float = 50.0,
         radius_head: float = 3000.0,
         ns_steps: int = 5,
+        ns_dtype: str = "auto",
         aux_lr_ratio: float = 1.0,
         beta1: float = 0.9,
         weight_decay: float = 1.0,
@@ -163,6 +167,7 @@ class Scion(BaseOptimizer):
                 "radius_hidden": radius_hidden,
                 "radius_head": radius_head,
                 "ns_steps": ns_steps,
+                "ns_dtype": ns_dtype,
                 "aux_lr_ratio": aux_lr_ratio,
                 "beta1": beta1,
                 "weight_decay": weight_decay,
@@ -187,6 +192,6 @@ class Scion(BaseOptimizer):
         direction = newton_schulz(
             momentum,
             steps=group["ns_steps"],
-            compute_dtype=torch.bfloat16 if grad.is_cuda else None,
+            compute_dtype=newton_schulz_dtype(group["ns_dtype"], grad),
         )
         return direction.mul_(group["radius_hidden"] * factor)
