@@ -1,0 +1,24 @@
+"""The benchmark scripts run, at a size that takes a second."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "step_time.py"
+
+
+def test_step_times_are_written_with_their_environment(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    size = ["--layers", "1", "--width", "64", "--vocab", "64", "--rounds", "2"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *size, "--method", "lion", "--out", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(out.read_text())
+    assert facts["environment"]["torch"]
+    rows = {row["implementation"]: row for row in facts["rows"]}
+    assert rows["optbench"]["ratio_to_ours"] == 1.0
+    assert rows["lion-pytorch"]["median_ms"] > 0
