@@ -12,7 +12,8 @@ from optbench.config import RunConfig
 from optbench.executors import InlineExecutor
 from optbench.store import RunRecord, RunStore, StoreError
 from optbench.study import FIRST_CONFIRM_SEED, Study, StudyError, total
-from optbench.study_file import StudyConfig, read_study
+from optbench.study_config import StudyConfig
+from optbench.study_file import read_study
 from optbench.sweep import Sweep
 
 TEXT = """

@@ -22,11 +22,10 @@ from optbench import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from optbench.bench import OptimizerCost
     from optbench.config import RunConfig
     from optbench.plan import Plan
     from optbench.store import RunRecord
-    from optbench.study_file import StudyConfig
+    from optbench.study_config import StudyConfig
 
 LOG_WIDTH = 160
 P = ParamSpec("P")
@@ -132,7 +131,9 @@ def plan(study: str, smoke: bool, workers: int | None, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(_plan_dict(result), indent=2))
     else:
-        _print_plan(config, result, _console())
+        from optbench.printing import print_plan
+
+        print_plan(config, result, _console())
 
 
 @main.command()
@@ -173,7 +174,9 @@ def train(
             seed=seed or 0,
         )
     record = train_one(config, store, _console())
-    _print_record(record, _console())
+    from optbench.printing import print_record
+
+    print_record(record, _console())
     if record.status == "failed":
         raise _Failure(record.error)
 
@@ -196,7 +199,9 @@ def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) ->
     if form == "json":
         click.echo(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
     else:
-        _print_costs(costs, _console())
+        from optbench.printing import print_costs
+
+        print_costs(costs, _console())
 
 
 @main.command()
@@ -215,7 +220,7 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
     if run_id is None:
         if only_config:
             raise click.UsageError("--config needs a RUN_ID.")
-        _print_records(list(records.values()), form, _console())
+        _list_records(list(records.values()), form)
         return
     matches = [record for key, record in records.items() if key.startswith(run_id)]
     if len(matches) != 1:
@@ -228,7 +233,9 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
     elif form == "json":
         click.echo(json.dumps(json.loads(matches[0].to_json()), indent=2))
     else:
-        _print_record(matches[0], _console())
+        from optbench.printing import print_record
+
+        print_record(matches[0], _console())
 
 
 @main.command()
@@ -327,142 +334,21 @@ def _run_config_from(
     return RunConfig.from_dict(raw)
 
 
+def _list_records(records: list[RunRecord], form: str) -> None:
+    from optbench.printing import print_records
+
+    if form == "json":
+        click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=2))
+    else:
+        print_records(records, _console())
+
+
 def _plan_dict(plan: Plan) -> dict[str, Any]:
     import dataclasses
 
     rows = [dataclasses.asdict(row) for row in plan.rows]
     totals = dataclasses.asdict(plan.totals())
     return {**totals, "seconds_worst": plan.seconds_worst, "rows": rows}
-
-
-def _print_plan(study: StudyConfig, plan: Plan, console: Console) -> None:
-    from rich.table import Table
-
-    from optbench.analysis.units import format_seconds
-
-    table = Table(
-        title=f"Plan of study '{study.name}' with {plan.workers} workers", title_justify="left"
-    )
-    for name in ("phase", "optimizer", "cell", "runs", "at most", "tokens", "FLOPs", "core time"):
-        table.add_column(
-            name, justify="left" if name in ("phase", "optimizer", "cell") else "right"
-        )
-    for row in plan.rows:
-        table.add_row(
-            row.phase,
-            row.optimizer,
-            row.cell,
-            str(row.runs),
-            str(row.runs_worst),
-            f"{row.tokens / 1e6:.1f}M",
-            f"{row.flops:.2g}",
-            format_seconds(row.core_s),
-        )
-    console.print(table)
-    console.print(
-        f"Expected: {plan.runs} runs, {plan.tokens / 1e6:.0f}M tokens, {plan.flops:.2g} FLOPs, "
-        f"about {format_seconds(plan.seconds)} on {plan.workers} workers of this machine."
-    )
-    console.print(
-        f"At most:  {plan.runs_worst} runs, {format_seconds(plan.seconds_worst)}, if every descent "
-        f"spent its whole budget."
-    )
-
-
-def _print_costs(costs: list[OptimizerCost], console: Console) -> None:
-    from rich.table import Table
-
-    table = Table()
-    titles = (
-        "optimizer",
-        "update ms",
-        "worst ms",
-        "step ms",
-        "share of steps",
-        "state bytes/param",
-    )
-    for title in titles:
-        table.add_column(title, justify="left" if title == "optimizer" else "right")
-    for cost in costs:
-        table.add_row(
-            cost.optimizer,
-            f"{cost.update_s * 1e3:.2f}",
-            f"{cost.worst_update_s * 1e3:.2f}",
-            f"{cost.step_s * 1e3:.2f}",
-            f"{cost.share:.1%}",
-            f"{cost.state_bytes_per_param:.1f}",
-        )
-    console.print(table)
-
-
-def _print_records(records: list[RunRecord], form: str, console: Console) -> None:
-    if form == "json":
-        click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=2))
-        return
-    from rich.table import Table
-
-    table = Table()
-    for name in (
-        "run",
-        "optimizer",
-        "hyperparameters",
-        "tokens",
-        "seed",
-        "status",
-        "val",
-        "test",
-        "s",
-    ):
-        table.add_column(
-            name, justify="right" if name in ("tokens", "val", "test", "s") else "left"
-        )
-    for record in records:
-        config = record.run_config
-        table.add_row(
-            record.run_id[:10],
-            config.optimizer.name,
-            " ".join(f"{k}={v}" for k, v in sorted(config.optimizer.hyperparameters.items())),
-            f"{config.num_tokens / 1e6:.2f}M",
-            str(config.seed),
-            record.status,
-            _loss(record.val_loss),
-            _loss(record.test_loss),
-            f"{record.wall_s:.1f}",
-        )
-    console.print(table)
-    console.print(f"{len(records)} runs. `optbench show RUN --store …` prints one.")
-
-
-def _print_record(record: RunRecord, console: Console) -> None:
-    config = record.run_config
-    hyperparameters = ", ".join(
-        f"{k}={v}" for k, v in sorted(config.optimizer.hyperparameters.items())
-    )
-    model, schedule = config.model, config.schedule
-    step_ms, optimizer_ms = record.step_s * 1e3, record.optimizer_step_s * 1e3
-    lines = [
-        f"run          {record.run_id}  ({record.status})",
-        f"optimizer    {config.optimizer.name}: {hyperparameters}",
-        f"model        {model.num_layers} layers, d={model.d_model}, "
-        f"{model.num_nonembedding_params:,} non-embedding of {model.num_params:,} parameters",
-        f"budget       {config.num_tokens:,} tokens, {config.num_steps} steps of "
-        f"{config.batch_size} × {model.seq_len}, warm-up {schedule.warmup_steps}, "
-        f"decay {schedule.decay_steps} ({schedule.shape}), seed {config.seed}",
-        f"losses       validation {_loss(record.val_loss)}, test {_loss(record.test_loss)} "
-        f"nats/token",
-        "validation   " + ", ".join(f"{loss:.4f} at {step}" for step, loss in record.val_curve),
-        f"time         {record.wall_s:.1f} s; step {step_ms:.2f} ms, of which optimizer "
-        f"{optimizer_ms:.2f} ms; {record.tokens_per_s:,.0f} tokens/s",
-        f"state        {record.state_bytes:,} bytes",
-        f"environment  {', '.join(f'{k} {v}' for k, v in record.environment.items())}",
-    ]
-    if record.error:
-        lines.append(f"error        {record.error}")
-    console.print("\n".join(lines), highlight=False, markup=False)
-
-
-def _loss(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from optbench.run import environment, run, use_one_thread
 from optbench.space import Value, did_you_mean
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
-from optbench.study_file import RUN_AXES, StudyConfig, find_study, read_study, run_problems
+from optbench.study_config import RUN_AXES, StudyConfig, run_problems
+from optbench.study_file import find_study, read_study
 from optbench.sweep import RunError, Sweep
 from optbench.trainer import Progress as RunProgress
 

@@ -31,7 +31,7 @@ from optbench.ladder import Cell
 from optbench.optimizers import optimizer_class
 from optbench.space import Configuration, SearchSpace
 from optbench.store import RunRecord, RunStore, StoreError
-from optbench.study_file import OptimizerStudy, StudyConfig
+from optbench.study_config import OptimizerStudy, StudyConfig
 from optbench.sweep import Steps, Sweep, Task
 
 FIRST_CONFIRM_SEED = 1000  # far from the tuning and noise seeds

@@ -6,7 +6,6 @@ The schema, with the nano study as its example, is in ``docs/studies.md``.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,175 +13,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from optbench.config import (
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    ScheduleConfig,
-    build_dataclass,
-)
+from optbench.config import ConfigError, ModelConfig, build_dataclass
 from optbench.coordinate_descent import with_candidate
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
-from optbench.run import optimizer_problems
-from optbench.schedule import DecayShape
-from optbench.space import (
-    Axis,
-    Configuration,
-    SearchSpace,
-    Value,
-    choices,
-    did_you_mean,
-    geometric,
+from optbench.space import Axis, SearchSpace, did_you_mean
+from optbench.study_config import (
+    RUN_AXES,
+    OptimizerStudy,
+    Protocol,
+    RunSettings,
+    StudyConfig,
+    run_problems,
 )
-
-# Coordinates that belong to the run and not to the optimizer; a study may search them for all.
-RUN_AXES: dict[str, Axis] = {
-    "batch_size": geometric(8, 16, 32, low=1),
-    "clip_norm": choices(0.0, 1.0, 2.0),
-    "warmup_frac": geometric(0.05, 0.1, 0.2, low=0.01, high=0.5),
-    "decay_frac": choices(0.2, 0.4, 0.6, 0.8, 1.0),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSettings:
-    """What all runs of a study share unless an axis of the search says otherwise.
-
-    Args:
-        warmup_frac: share of the steps over which the learning rate rises.
-        decay_frac: share of the steps over which it falls; the rest is a plateau in between.
-    """
-
-    batch_size: int
-    clip_norm: float = 1.0
-    warmup_frac: float = 0.1
-    decay_frac: float = 0.9
-    decay_shape: DecayShape = "cosine"
-    final_frac: float = 0.0
-    eval_tokens: int = 65_536
-    test_tokens: int = 262_144
-    num_evals: int = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Protocol:
-    """How the study searches and how it measures noise (protocol.md §2 and §5).
-
-    Args:
-        tuning_seed: every candidate of every optimizer is trained on this seed.
-        noise_seeds: seeds on which the noise is measured, the tuning seed among them.
-        confirm_seeds: fresh seeds on which each winner is trained again.
-        tie_floor: τ is never smaller than this, in nats.
-        tie_sigmas: τ in units of the measured spread of a difference between two configurations
-            trained on the same seeds.
-        max_runs: cap on the tuning runs of one optimizer in one cell, equal for all.
-    """
-
-    tuning_seed: int = 0
-    noise_seeds: int = 4
-    confirm_seeds: int = 6
-    tie_floor: float = 3e-3
-    tie_sigmas: float = 1.0
-    max_runs: int = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerStudy:
-    """One optimizer's search: its axes in descent order, and where it starts.
-
-    The start may name further hyperparameters, which stay as they are.
-    """
-
-    space: SearchSpace
-    start: Configuration
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyConfig:
-    """A whole study, checked.
-
-    Args:
-        tuned_cell: where every optimizer is tuned and compared.
-        baseline_cells: further budgets at which the baseline is measured, for its loss curve.
-        baseline_retuned: axes that are searched again at those budgets.
-        smoke: the file's ``[smoke]`` table was laid over the rest.
-        text: the file.
-    """
-
-    name: str
-    title: str
-    corpus: str
-    baseline: str
-    optimizers: Mapping[str, OptimizerStudy]
-    tuned_cell: Cell
-    baseline_cells: tuple[Cell, ...]
-    baseline_retuned: tuple[str, ...]
-    run: RunSettings
-    protocol: Protocol
-    smoke: bool
-    text: str = field(repr=False)
-
-    @property
-    def digest(self) -> str:
-        """Hash of the file and of `smoke`; a store belongs to one digest."""
-        return hashlib.sha256(f"{self.smoke}\n{self.text}".encode()).hexdigest()[:16]
-
-    def start_point(self, optimizer: str) -> Configuration:
-        """Where a search for this optimizer starts: the study's start, else its defaults.
-
-        Raises:
-            ConfigError: there is no such optimizer.
-        """
-        if optimizer not in OPTIMIZERS:
-            raise ConfigError([did_you_mean(optimizer, OPTIMIZERS, what="optimizer")])
-        own = self.optimizers[optimizer].start if optimizer in self.optimizers else {}
-        return {**OPTIMIZERS[optimizer].default_hyperparameters(), **own}
-
-    def run_config(
-        self,
-        optimizer: str,
-        cell: Cell,
-        configuration: Configuration,
-        *,
-        seed: int,
-        fingerprint: str,
-    ) -> RunConfig:
-        """The complete run of a candidate: the only place where axes become settings of a run."""
-        shared = {name: getattr(self.run, name) for name in RUN_AXES}
-        own: dict[str, Value] = {}
-        for name, value in configuration.items():
-            (shared if name in RUN_AXES else own)[name] = value
-        batch_size = int(shared["batch_size"])
-        num_steps = cell.num_tokens // (batch_size * cell.model.seq_len)
-        warmup_steps = round(shared["warmup_frac"] * num_steps)
-        # Rounding both shares may take one step too many; a warm-up that is too long by itself is
-        # left as it is, and refused as such.
-        room = max(0, num_steps - warmup_steps)
-        decay_steps = min(round(shared["decay_frac"] * num_steps), room)
-        return RunConfig(
-            model=cell.model,
-            data=DataConfig(corpus=self.corpus, fingerprint=fingerprint),
-            optimizer=OptimizerConfig(
-                name=optimizer,
-                hyperparameters={**OPTIMIZERS[optimizer].default_hyperparameters(), **own},
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=warmup_steps,
-                decay_steps=decay_steps,
-                shape=self.run.decay_shape,
-                final_frac=self.run.final_frac,
-            ),
-            num_tokens=cell.num_tokens,
-            batch_size=batch_size,
-            clip_norm=float(shared["clip_norm"]),
-            seed=seed,
-            eval_tokens=self.run.eval_tokens,
-            test_tokens=self.run.test_tokens,
-            num_evals=self.run.num_evals,
-        )
 
 
 def find_study(name_or_path: str) -> str:
@@ -422,12 +265,6 @@ class _Reader:
                 except (ValueError, TypeError) as error:
                     self.problems.append(f"{where}: {error}")
         return SearchSpace(axes)
-
-
-def run_problems(config: RunConfig) -> list[str]:
-    """Everything that makes a run impossible, its optimizer included."""
-    hyperparameters = dict(config.optimizer.hyperparameters)
-    return config.problems() + optimizer_problems(config.optimizer.name, hyperparameters)
 
 
 def _start_problems(study: StudyConfig) -> list[str]:
