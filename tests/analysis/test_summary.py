@@ -8,7 +8,7 @@ import pytest
 
 from optbench.analysis.noise import paired_difference, pooled_noise
 from optbench.analysis.speedup import BaselineLosses, OptimizerLoss, speedup
-from optbench.analysis.summary import StudySummary, summarise
+from optbench.analysis.summary import StudySummary, budget_sentence, summarise
 
 from .synthetic import UNIT_TOKENS, SimulatedStudy, Truth, finished_study
 
@@ -300,3 +300,10 @@ def test_unequal_noise_is_reported() -> None:
         record = study.store.records[run_id]
         study.store.records[run_id] = dataclasses.replace(record, test_loss=4.0 + 0.3 * (-1) ** k)
     assert any("seed noise is not the same everywhere" in m for m in summarise(study.store).missing)
+
+
+def test_time_that_was_cut_off_is_not_counted_in_silence(summary: StudySummary) -> None:
+    budget = summary.budget
+    assert "cut off" not in budget_sentence(budget)
+    cut = dataclasses.replace(budget, sessions=5, open_sessions=2)
+    assert "(without 2 of 5 sittings, which were cut off)" in budget_sentence(cut)

@@ -141,6 +141,10 @@ def budget_sentence(budget: Budget) -> str:
     )
     if budget.wall_s:
         text += f", {format_seconds(budget.wall_s)} on the clock with {budget.workers} workers"
+    if budget.open_sessions:
+        text += (
+            f" (without {budget.open_sessions} of {budget.sessions} sittings, which were cut off)"
+        )
     if plan is None:
         return f"{text}. No plan was recorded."
     return (
