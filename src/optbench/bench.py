@@ -129,8 +129,7 @@ def measure_optimizer(config: RunConfig, num_steps: int = OPTIMIZER_STEPS) -> Op
     """Median and worst update of one optimizer within training steps of its own."""
     training = TimedTraining(config)
     # The first step makes the state; the next ones settle the memory.
-    for _ in range(WARMUP_STEPS):
-        training.step()
+    training.step_s(WARMUP_STEPS)
     steps = [training.step() for _ in range(num_steps)]
     updates = [step.update_s for step in steps]
     return OptimizerCost(

@@ -35,7 +35,8 @@ from optbench.study_config import OptimizerStudy, StudyConfig
 from optbench.sweep import Steps, Sweep, Task
 
 FIRST_CONFIRM_SEED = 1000  # far from the tuning and noise seeds
-# Runs of a descent relative to one that never moves; measured on nano studies, see docs/log.md.
+# Runs of a descent beyond its start, relative to one that never moves: a guess, and a low one. The
+# four descents of the first nano study took 1.5 to 2.2 (docs/log.md).
 EXPECTED_ROUNDS = 1.35
 
 
@@ -327,14 +328,3 @@ def _move(move: Move) -> Mapping[str, object]:
 def _expected_descent(space: SearchSpace, start: Configuration, max_runs: int) -> int:
     first = count_first_round(space, {name: start[name] for name in space})
     return min(max_runs, round(1 + (first - 1) * EXPECTED_ROUNDS))
-
-
-def total(planned: Sequence[PlannedRuns], *, worst: bool = False) -> tuple[int, int, float]:
-    """Runs, tokens and training FLOPs of a plan."""
-    counts = [p.worst if worst else p.expected for p in planned]
-    tokens = sum(
-        n * p.example.num_steps * p.example.tokens_per_step
-        for n, p in zip(counts, planned, strict=True)
-    )
-    flops = sum(n * p.example.train_flops for n, p in zip(counts, planned, strict=True))
-    return sum(counts), tokens, flops
