@@ -45,6 +45,18 @@ def test_value_and_gradients_are_those_of_cross_entropy(
         torch.testing.assert_close(gradient.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_logits_that_underflow_neither_slow_the_products_nor_change_the_gradients() -> None:
+    hidden, weight, targets = problem(40, 8, 64, scale=200.0)
+    log_probs = F.log_softmax((hidden @ weight.T).detach(), dim=-1)
+    assert (log_probs.exp() < torch.finfo(torch.float32).tiny).double().mean() > 0.5
+    loss = head_cross_entropy(hidden, weight, targets)
+    got = torch.autograd.grad(loss, (hidden, weight))
+    _, *want = reference(hidden, weight, targets)
+    for gradient, wanted in zip(got, want, strict=True):
+        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-5, atol=1e-5)
+        assert not ((gradient != 0) & (gradient.abs() < torch.finfo(torch.float32).tiny)).any()
+
+
 @given(positions=st.integers(1, 40), vocab_size=st.integers(1, 9), chunk=st.integers(1, 41))
 def test_the_size_of_a_chunk_does_not_matter(positions: int, vocab_size: int, chunk: int) -> None:
     hidden, weight, targets = problem(positions, 4, vocab_size)

@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+# No probability below exp(−60) ≈ 9e-27 is told from that: results below float32's normal range make
+# the exponential and the products after it 20 times slower on a CPU, and weigh nothing.
+LEAST_LOG_PROB = -60.0
 CHUNK = 256  # positions; 256 · 1,024 float32 logits are 1 MB and stay in a core's own cache
 
 
@@ -34,7 +37,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
             total -= target_log_probs.sum()
             if grad_hidden is None or grad_weight is None:
                 continue
-            probabilities = log_probs.exp_()
+            probabilities = log_probs.clamp_(min=LEAST_LOG_PROB).exp_()
             probabilities.scatter_(1, target, target_log_probs.expm1())
             error = probabilities.mul_(1 / num_positions).to(hidden.dtype)
             torch.mm(error, weight, out=grad_hidden[piece])
