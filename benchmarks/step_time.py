@@ -5,15 +5,17 @@
 
 Ours and its peers step the same parameters with the same gradients and settings, turn by turn in
 one process, so that what the machine does besides slows all of a round alike; quoted are medians
-and the worst step. Two floors stand beside them: bytes that an elementwise method must move over
-the measured memory bandwidth, and FLOPs of a matrix method over the measured matrix-product rate.
-A peer that is not installed is left out, and named.
+and the worst step, of the process's CPU time where one thread works, because other processes do
+not count in that. A floor stands beside them: the bytes that an elementwise method must move over
+the measured memory bandwidth, and the FLOPs of a matrix method over the measured rate of matrix
+products. A peer that is not installed is left out, and named.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import time
@@ -45,6 +47,7 @@ class Row:
     min_ms: float
     worst_ms: float
     ratio_to_ours: float
+    state_bytes: int
 
 
 def everything(params: dict[Role, list[Tensor]]) -> list[Tensor]:
@@ -127,10 +130,9 @@ def pytorch_optimizer_peers() -> Iterator[tuple[str, str, Build]]:
 
 
 def heavyball_peers() -> Iterator[tuple[str, str, Build]]:
-    """The collection HeavyBall, eager."""
+    """The collection HeavyBall, eager or compiled as `main` has set it."""
     import heavyball
 
-    heavyball.utils.compile_mode = None
     yield "adamw", "heavyball AdamW", lambda p: [heavyball.AdamW(everything(p), lr=1e-3)]
     yield (
         "cautious",
@@ -187,10 +189,38 @@ def authors_peers() -> Iterator[tuple[str, str, Build]]:
         print("left out: kron-torch is not installed")
 
 
-def peers(method: str) -> list[tuple[str, Build]]:
+def adam_mini_peers(model: Llama) -> Iterator[tuple[str, str, Build]]:
+    """Adam-mini of its authors and of pytorch_optimizer, which go by the names of parameters."""
+    width, heads = model.config.d_model, model.config.num_heads
+    try:
+        from adam_mini import Adam_mini
+    except ImportError:
+        print("left out: adam-mini is not installed")
+        return
+
+    def authors(params: dict[Role, list[Tensor]]) -> list[Any]:
+        names = {role: f"{role.value}.weight" for role in Role} | {
+            Role.EMBEDDING: "embed.weight",
+            Role.HEAD: "lm_head.weight",
+            Role.MATRIX: "mlp.weight",
+        }
+        named = [(f"{i}.{names[role]}", p) for role, g in params.items() for i, p in enumerate(g)]
+        return [Adam_mini(named, lr=1e-3, dim=width, n_heads=heads, verbose=False)]
+
+    yield "adam_mini", "adam-mini", authors
+
+
+def peers(method: str, model: Llama) -> list[tuple[str, Build]]:
     """Implementations of a method by others that this environment has."""
     found: list[tuple[str, Build]] = []
-    for source in (torch_peers, pytorch_optimizer_peers, heavyball_peers, authors_peers):
+    sources = (
+        torch_peers,
+        pytorch_optimizer_peers,
+        heavyball_peers,
+        authors_peers,
+        lambda: adam_mini_peers(model),
+    )
+    for source in sources:
         try:
             found += [(label, build) for name, label, build in source() if name == method]
         except ImportError as error:
@@ -219,9 +249,60 @@ def ours(method: str, model: Llama) -> Build:
     return build
 
 
-def time_method(method: str, model: Llama, rounds: int) -> list[Row]:
+def state_bytes(optimizers: list[Any]) -> int:
+    """Of all tensors in the optimizers' state, each storage once."""
+    storages: dict[int, int] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, dict):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                visit(item)
+
+    for optimizer in optimizers:
+        visit(dict(optimizer.state))
+    return sum(storages.values())
+
+
+# What a step must read and write, bytes per float32 parameter: the parameter and each state tensor
+# twice, the gradient once. Sophia only reads its curvature between two estimates.
+BYTES_MOVED = {
+    "adamw": 28,
+    "nadamw": 28,
+    "mars": 36,
+    "cautious": 28,
+    "lion": 20,
+    "adam_mini": 20,
+    "sophia": 24,
+}
+
+
+def floor_ms(method: str, model: Llama, bandwidth: float, rates: dict[str, float]) -> float:
+    """The least time of a step: memory traffic, or the products of a matrix method."""
+    numel = sum(p.numel() for p in model.parameters())
+    if method in BYTES_MOVED:
+        return numel * BYTES_MOVED[method] / bandwidth * 1e3
+    flops = 0.0
+    for p in copy_params(model)[Role.MATRIX]:
+        r, c = sorted(p.shape)
+        flops += {
+            "muon": 5 * (4 * r * r * c + 2 * r**3),
+            "scion": 5 * (4 * r * r * c + 2 * r**3),
+            # A step between two refreshes, and one that does not update the factors' triangles.
+            "soap": 6 * r * c * (r + c),
+            "kron": 4 * r * c * (r + c) + 7 * r * c * (r + c) + 2 * (r**3 + c**3),
+        }[method]
+    return flops / rates["bfloat16" if method in ("muon", "scion") else "float32"] * 1e3
+
+
+def time_method(method: str, model: Llama, rounds: int, clock: Callable[[], float]) -> list[Row]:
     """Ours and every peer, turn by turn."""
-    builds = [("optbench", ours(method, model)), *peers(method)]
+    builds = [("optbench", ours(method, model)), *peers(method, model)]
     runners = []
     gradients = [torch.randn_like(p) * 1e-2 for p in everything(copy_params(model))]
     for label, build in builds:
@@ -237,7 +318,7 @@ def time_method(method: str, model: Llama, rounds: int) -> list[Row]:
                 continue
             for p, g in zip(params, gradients, strict=True):
                 p.grad = g.clone()  # some implementations write into the gradient
-            started = time.perf_counter()
+            started = clock()
             try:
                 for optimizer in optimizers:
                     optimizer.step()
@@ -246,11 +327,19 @@ def time_method(method: str, model: Llama, rounds: int) -> list[Row]:
                 failed.add(label)
                 continue
             if step >= WARMUP:
-                times.append((time.perf_counter() - started) * 1e3)
+                times.append((clock() - started) * 1e3)
     own = statistics.median(runners[0][3])
     return [
-        Row(method, label, statistics.median(t), min(t), max(t), statistics.median(t) / own)
-        for label, _, _, t in runners
+        Row(
+            method,
+            label,
+            statistics.median(t),
+            min(t),
+            max(t),
+            statistics.median(t) / own,
+            state_bytes(optimizers),
+        )
+        for label, _, optimizers, t in runners
         if t
     ]
 
@@ -267,15 +356,35 @@ def measured_bandwidth() -> float:
     return 2 * source.numel() * 4 / min(times)
 
 
-def measured_matmul_rate(width: int) -> float:
-    """FLOPs per second of square float32 products of this width, batched; the best of a few."""
-    a = torch.randn(16, width, width)
+def measured_matmul_rate(width: int, dtype: torch.dtype) -> float:
+    """FLOPs per second of square products of this width, batched; the best of a few."""
+    a = torch.randn(16, width, width).to(dtype)
     times = []
     for _ in range(7):
         started = time.perf_counter()
         torch.bmm(a, a)
         times.append(time.perf_counter() - started)
     return 16 * 2 * width**3 / min(times)
+
+
+def set_heavyball_compiled(compiled: bool) -> None:
+    """HeavyBall reads this when it first steps."""
+    try:
+        import heavyball
+    except ImportError:
+        return
+    heavyball.utils.compile_mode = "default" if compiled else None
+
+
+def against_fastest(rows: list[Row]) -> float:
+    """Geometric mean over the methods that have a peer; NaN if none has."""
+    peers_of: dict[str, list[float]] = {}
+    for row in rows:
+        if row.implementation != "optbench":
+            peers_of.setdefault(row.method, []).append(row.ratio_to_ours)
+    if not peers_of:
+        return math.nan
+    return statistics.geometric_mean([1 / min(ratios) for ratios in peers_of.values()])
 
 
 def main() -> None:
@@ -286,30 +395,48 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--method", action="append", choices=list(OPTIMIZERS))
+    parser.add_argument("--heavyball-compiled", action="store_true", help="needs a C++ compiler")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = Llama(llama(options.layers, options.width, 64, options.vocab, 64), seed=0)
     numel = sum(p.numel() for p in model.parameters())
-    bandwidth, rate = measured_bandwidth(), measured_matmul_rate(options.width)
+    bandwidth = measured_bandwidth()
+    rates = {
+        str(dtype).removeprefix("torch."): measured_matmul_rate(options.width, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    set_heavyball_compiled(options.heavyball_compiled)
+    clock = time.process_time if options.threads == 1 else time.perf_counter
     print(f"{numel / 1e6:.1f}M parameters, {options.threads} thread(s), {platform.processor()}")
-    print(f"memory {bandwidth / 1e9:.1f} GB/s, float32 products {rate / 1e9:.0f} GFLOP/s")
+    products = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
+    print(f"memory {bandwidth / 1e9:.1f} GB/s, products in GFLOP/s: {products}")
     rows: list[Row] = []
+    floors: dict[str, float] = {}
     for method in options.method or OPTIMIZERS:
-        for row in time_method(method, model, options.rounds):
+        floors[method] = floor_ms(method, model, bandwidth, rates)
+        for row in time_method(method, model, options.rounds, clock):
             rows.append(row)
             print(
                 f"{row.method:<10} {row.implementation:<28} median {row.median_ms:8.2f}  min "
-                f"{row.min_ms:8.2f}  worst {row.worst_ms:8.2f} ms  {row.ratio_to_ours:5.2f}× ours",
+                f"{row.min_ms:8.2f}  worst {row.worst_ms:8.2f} ms  {row.ratio_to_ours:5.2f}× ours  "
+                f"state {row.state_bytes / numel:5.2f} B/param",
                 flush=True,
             )
+        own = next(row for row in rows if row.method == method)
+        print(f"{'':<10} floor {floors[method]:.2f} ms, ours {own.median_ms / floors[method]:.2f}×")
+    print(f"geometric mean of ours over the fastest peer: {against_fastest(rows):.2f}")
     if options.out:
         facts = {
             "environment": environment(),
             "parameters": numel,
             "threads": options.threads,
             "bandwidth_bytes_per_s": bandwidth,
-            "matmul_flops_per_s": rate,
+            "matmul_flops_per_s": rates,
+            "clock": clock.__name__,
+            "heavyball_compiled": options.heavyball_compiled,
+            "floor_ms": floors,
+            "geometric_mean_of_ours_over_fastest_peer": against_fastest(rows),
             "rounds": options.rounds,
             "rows": [asdict(row) for row in rows],
         }

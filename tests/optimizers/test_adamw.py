@@ -62,3 +62,20 @@ def test_the_fused_kernel_is_the_rule_in_plain_operations(
     optimizer.batched = batched
     walk(optimizer, plain, 30)
     assert 0 <= distance(fused, plain) < 1e-14
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the graph breaks, which do no harm
+def test_a_compiled_step_is_the_plain_step():
+    """torch.compile fails on torch's fused kernel, so the plain operations stand in for it."""
+    compiled, plain = parameters(), parameters()
+    optimizer = AdamW(compiled, **SETTINGS)
+    step = torch.compile(optimizer.step, backend="aot_eager")
+    for grads in (plain, compiled):
+        for param in grads:
+            param.grad = param.detach() ** 2
+    for _ in range(2):
+        step()
+    reference_optimizer = AdamW(plain, **SETTINGS)
+    for _ in range(2):
+        reference_optimizer.step()
+    assert distance(compiled, plain) < 1e-14

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -66,6 +68,82 @@ def test_inferred_roles_are_those_the_model_states(llama: Llama):
     assert infer_roles(llama) == llama.roles()
     stated, inferred = parameter_groups(llama, llama.roles()), parameter_groups(llama)
     assert [group["role"] for group in stated] == [group["role"] for group in inferred]
+
+
+def wrapped(model: nn.Module, names: str) -> nn.Module:
+    """The model under the names that wrappers give it, the outermost first."""
+    for name in reversed(names.split(".")):
+        model = nn.ModuleDict({name: model})
+    return model
+
+
+def grouped(groups: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
+    return [(group["role"], [id(param) for param in group["params"]]) for group in groups]
+
+
+@pytest.mark.parametrize("names", ["module", "_orig_mod", "module._orig_mod", "_orig_mod.module"])
+def test_a_wrapped_model_takes_the_roles_of_the_bare_one_and_the_reverse(llama: Llama, names: str):
+    outer = wrapped(llama, names)
+    heads, outer_heads = llama.heads(), {f"{names}.{k}": v for k, v in llama.heads().items()}
+    expected = parameter_groups(llama, llama.roles(), heads=heads)
+    for groups in (
+        parameter_groups(outer, llama.roles(), heads=heads),
+        parameter_groups(outer.named_parameters(), llama.roles(), heads=outer_heads),
+        parameter_groups(outer, heads=heads),
+        parameter_groups(llama, infer_roles(outer), heads=outer_heads),
+    ):
+        assert grouped(groups) == grouped(expected)
+        assert [group.get("head_dim") for group in groups] == [None, None, None, None, 4]
+
+
+def test_parts_that_were_wrapped_later_keep_their_roles(llama: Llama):
+    roles = llama.roles()
+    expected = grouped(parameter_groups(llama, roles))
+    llama.blocks[1] = wrapped(llama.blocks[1], "_orig_mod")
+    assert "blocks.1._orig_mod.mlp.up_proj.weight" in dict(llama.named_parameters())
+    assert grouped(parameter_groups(llama, roles)) == expected
+
+
+def test_a_wrapped_head_is_known_by_name():
+    model = nn.ModuleDict({"wte": nn.Embedding(9, 4), "lm_head": nn.Linear(4, 9)})
+    model["up"] = nn.Linear(4, 9)
+    model["lm_head"] = wrapped(model["lm_head"], "_orig_mod")
+    assert infer_roles(model)["lm_head._orig_mod.weight"] is Role.HEAD
+
+
+def test_overrides_may_name_a_wrapped_parameter_as_it_was_before(llama: Llama):
+    outer = wrapped(llama, "module")
+    roles = infer_roles(outer, {"head.weight": Role.NORM})
+    assert roles["module.head.weight"] is Role.NORM
+    assert roles.keys() == dict(outer.named_parameters()).keys()
+
+
+def test_prefixes_count_where_they_alone_tell_parameters_apart():
+    model = nn.Linear(3, 3, bias=False)
+    model.module = nn.Linear(3, 3, bias=False)
+    groups = parameter_groups(model, {"weight": Role.NORM, "module.weight": Role.MATRIX})
+    assert grouped(groups) == [
+        ("matrix", [id(model.module.weight)]),
+        ("norm", [id(model.weight)]),
+    ]
+    with pytest.raises(ValueError, match=r"Unknown parameter in the roles '_orig_mod\.weight'"):
+        parameter_groups(model, {"_orig_mod.weight": Role.NORM, "module.weight": Role.MATRIX})
+
+
+def test_a_word_within_a_name_is_no_wrapper():
+    model = nn.ModuleDict({"a": nn.ModuleDict({"module": nn.Linear(3, 3, bias=False)})})
+    with pytest.raises(ValueError, match=r"'a\.weight'\. Did you mean 'a\.module\.weight'\?"):
+        parameter_groups(model, {"a.weight": Role.MATRIX})
+
+
+def test_two_roles_for_one_wrapped_parameter_are_refused(llama: Llama):
+    roles = llama.roles() | {"module.head.weight": Role.MATRIX}
+    with pytest.raises(
+        ValueError,
+        match=r"'module\.head\.weight' in the roles is the parameter 'head\.weight', for which "
+        r"they hold both head and matrix\. Give each parameter once\.",
+    ):
+        parameter_groups(llama, roles)
 
 
 def test_frozen_parameters_are_left_out(llama: Llama):

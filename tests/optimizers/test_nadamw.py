@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from optbench.optimizers import NAdamW
+from optbench.optimizers import NAdamW, nadamw
 
 from . import reference
 from .trajectories import SHAPES, arrays, distance, parameters, walk
@@ -56,3 +56,18 @@ def test_momentum_does_not_rise_as_in_torchs_default():
     walk(NAdamW(ours, **SETTINGS), ours, STEPS)
     walk(torch_nadam(theirs, momentum_decay=4e-3), theirs, STEPS)
     assert distance(ours, theirs) > 1e-3
+
+
+@pytest.mark.parametrize("beta1", [0.95, 0.0])  # at 0 nothing of the step lies along m
+@pytest.mark.parametrize("piece", [7, 2**16])
+def test_the_fused_kernel_is_the_rule_in_plain_operations(
+    beta1: float, piece: int, monkeypatch: pytest.MonkeyPatch
+):
+    fused, plain = parameters(), parameters()
+    settings = {**SETTINGS, "lr": 0.1, "beta1": beta1, "eps": 1e-3, "weight_decay": 0.25}
+    monkeypatch.setattr(nadamw, "FLAT_PIECE_CPU", piece)
+    walk(NAdamW(fused, **settings), fused, STEPS)
+    assert NAdamW.fused is not None
+    monkeypatch.setattr(NAdamW, "fused", None)
+    walk(NAdamW(plain, **settings), plain, STEPS)
+    assert 0 <= distance(fused, plain) < 1e-14

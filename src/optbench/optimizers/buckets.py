@@ -224,8 +224,10 @@ class FlatBucket(Bucket):
     def advance(self, groups: Sequence[Group], rates: Sequence[Rate]) -> None:
         """Take one step of every member, by the rule's fused kernel if there is one."""
         fused = self.rule.fused
-        # Such a kernel takes parameters and state of one dtype only.
-        if fused is None or self.members[0].param.dtype != self.dtype:
+        # Such a kernel takes parameters and state of one dtype only, and torch.compile does not
+        # know it (an internal error in PyTorch 2.13).
+        mixed = self.members[0].param.dtype != self.dtype
+        if fused is None or mixed or torch.compiler.is_compiling():
             super().advance(groups, rates)
             return
         self._count_step()

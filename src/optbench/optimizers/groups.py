@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +18,11 @@ from optbench.space import did_you_mean
 # whether or not it is used.
 DECAYED_ROLES = frozenset({Role.MATRIX, Role.HEAD})
 HEAD_NAMES = frozenset({"head", "lm_head", "output"})
+# What DistributedDataParallel and torch.compile put into the names of what they wrap. The first is
+# a word that a model may use too, so it counts as such only at the start.
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|\._orig_mod(?=\.|$)")
+
+Given = TypeVar("Given")
 
 
 def parameter_groups(
@@ -30,10 +36,11 @@ def parameter_groups(
 
     Each group holds ``params`` and ``role``; those of roles outside ``decayed_roles`` also hold
     ``weight_decay = 0``. A parameter shared under several names is taken once, under its first.
-    Parameters that do not require gradients are left out.
+    Parameters that do not require gradients are left out. Names may be those from before or from
+    after the model was wrapped by ``DistributedDataParallel`` or ``torch.compile``.
 
     Args:
-        model: the module, or its named parameters.
+        model: the module, wrapped or not, or its named parameters.
         roles: role of each parameter by name; None infers them (:func:`infer_roles`), for which a
             module is needed.
         decayed_roles: roles on which weight decay acts.
@@ -42,8 +49,9 @@ def parameter_groups(
             hyperparameter.
 
     Raises:
-        ValueError: a parameter without a role, a role or a head for an unknown name, heads that do
-            not divide the rows, or nothing to infer roles from.
+        ValueError: a parameter without a role, a role or a head for an unknown name, two that
+            differ for one parameter, heads that do not divide the rows, or nothing to infer roles
+            from.
     """
     if roles is None:
         if not isinstance(model, nn.Module):
@@ -64,10 +72,7 @@ def _sort_by_role(
     named: list[tuple[str, Tensor]], roles: Mapping[str, Role], heads: Mapping[str, int]
 ) -> dict[tuple[Role, int | None], list[Tensor]]:
     names = [name for name, _ in named]
-    for given, what in ((roles, "roles"), (heads, "heads")):
-        for name in given:
-            if name not in names:
-                raise ValueError(did_you_mean(name, names, what=f"parameter in the {what}"))
+    roles, heads = _by_own_name(roles, names, "roles"), _by_own_name(heads, names, "heads")
     by_role: dict[tuple[Role, int | None], list[Tensor]] = {(role, None): [] for role in Role}
     seen: set[int] = set()
     for name, param in named:
@@ -84,6 +89,28 @@ def _sort_by_role(
             _check_heads(name, param, head_dim)
         by_role.setdefault((Role(roles[name]), head_dim), []).append(param)
     return by_role
+
+
+def _by_own_name(given: Mapping[str, Given], names: Iterable[str], place: str) -> dict[str, Given]:
+    """What is given by name, by the names that the parameters have; wrappers are looked through.
+
+    Where prefixes alone tell two parameters apart, names must be exact.
+    """
+    names = dict.fromkeys(names)
+    unwrapped = {WRAPPERS.sub("", name): name for name in names}
+    if len(unwrapped) < len(names):
+        unwrapped = {}
+    found: dict[str, Given] = {}
+    for name, value in given.items():
+        own = name if name in names else unwrapped.get(WRAPPERS.sub("", name))
+        if own is None:
+            raise ValueError(did_you_mean(name, names, what=f"parameter in the {place}"))
+        if found.setdefault(own, value) != value:
+            raise ValueError(
+                f"'{name}' in the {place} is the parameter '{own}', for which they hold both "
+                f"{found[own]!s} and {value!s}. Give each parameter once."
+            )
+    return found
 
 
 def _check_heads(name: str, param: Tensor, head_dim: int) -> None:
@@ -106,16 +133,14 @@ def infer_roles(module: nn.Module, overrides: Mapping[str, Role] | None = None) 
 
     Args:
         module: any model.
-        overrides: roles by parameter name that replace the inferred ones.
+        overrides: roles by parameter name that replace the inferred ones; the names may be those
+            of the module before it was wrapped.
 
     Raises:
         ValueError: an override for a name the module lacks.
     """
-    overrides = overrides or {}
-    names = [name for name, _ in module.named_parameters()]
-    for name in overrides:
-        if name not in names:
-            raise ValueError(did_you_mean(name, names, what="parameter in the overrides"))
+    names = (name for name, _ in module.named_parameters())
+    overrides = _by_own_name(overrides or {}, names, "overrides")
     embeddings = [m for m in module.modules() if isinstance(m, nn.Embedding)]
     by_id: dict[int, Role] = {}
     for layer in module.modules():
@@ -126,11 +151,12 @@ def infer_roles(module: nn.Module, overrides: Mapping[str, Role] | None = None) 
         by_id[id(head.weight)] = Role.HEAD
     by_id |= {id(e.weight): Role.EMBEDDING for e in embeddings}
     inferred = {name: by_id.get(id(p), Role.NORM) for name, p in module.named_parameters()}
-    return inferred | dict(overrides)
+    return inferred | overrides
 
 
 def _find_head(module: nn.Module, vocabularies: set[int]) -> nn.Linear | None:
-    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    modules = [(WRAPPERS.sub("", name), m) for name, m in module.named_modules()]
+    layers = [(name, m) for name, m in modules if isinstance(m, nn.Linear)]
     named = [layer for name, layer in layers if name.rpartition(".")[2] in HEAD_NAMES]
     sized = [layer for _, layer in layers if layer.out_features in vocabularies]
     candidates = [layer for layer in named if layer in sized] or sized or named

@@ -22,8 +22,9 @@ def newton_schulz(
 ) -> Tensor:
     """Nearly orthogonalize each matrix of a stack: U·Σ·Vᵀ ↦ U·p(Σ)·Vᵀ with p(Σ) around 1.
 
-    Each step is X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ, after X = G / max(‖G‖_F, eps); a tall
-    matrix is transposed first so that A has the smaller side.
+    Each step is X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ, after X = G / max(‖G‖_F, eps); for a tall
+    matrix X ← a·X + X·(b·A + c·A²) with A = Xᵀ·X, the same function, so that A has the smaller side
+    and nothing is transposed in memory. Four buffers hold all intermediate results.
 
     Args:
         matrices: (…, m, n).
@@ -41,17 +42,22 @@ def newton_schulz(
         raise ValueError(f"Matrices are needed, but got a tensor of shape {tuple(matrices.shape)}.")
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     rows, columns = matrices.shape[-2:]
-    x = matrices.mT if rows > columns else matrices
-    x = x.reshape(-1, *x.shape[-2:])
+    stack = matrices.reshape(-1, rows, columns)
     # The norm is taken before the cast: in bfloat16 it would be off by up to 0.4 %.
-    x = x / x.flatten(1).norm(dim=1).clamp(min=eps)[:, None, None]
+    x = stack / stack.flatten(1).norm(dim=1).clamp(min=eps)[:, None, None]
     x = x.to(compute_dtype or x.dtype)
+    # A stack of one goes the way of plain matrices, for which torch has the faster products.
+    x = x[0] if len(x) == 1 else x
+    addmm = torch.addmm if x.ndim == 2 else torch.baddbmm
+    spare = torch.empty_like(x)
+    side = min(rows, columns)
+    gram, polynomial = x.new_empty((2, *x.shape[:-2], side, side)).unbind()
     for _ in range(steps):
-        gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
-    x = x.to(matrices.dtype)
-    return (x.mT if rows > columns else x).reshape(matrices.shape)
+        torch.matmul(*((x.mT, x) if rows > columns else (x, x.mT)), out=gram)
+        addmm(gram, gram, gram, beta=b, alpha=c, out=polynomial)
+        addmm(x, *((x, polynomial) if rows > columns else (polynomial, x)), beta=a, out=spare)
+        x, spare = spare, x
+    return x.to(matrices.dtype).reshape(matrices.shape)
 
 
 # Where a hyperparameter says in which dtype to iterate; "auto" is decided by the device.

@@ -127,4 +127,4 @@ class Muon(BaseOptimizer):
             steps=group["ns_steps"],
             compute_dtype=newton_schulz_dtype(group["ns_dtype"], grad),
         )
-        return direction.mul_(math.sqrt(max(1.0, rows / columns)))
+        return direction.mul_(math.sqrt(rows / columns)) if rows > columns else direction

@@ -16,23 +16,65 @@ Cost: 8 bytes per parameter; about 15 FLOPs per parameter and step.
 
 Departures from Algorithm 2: β₁ is constant, where the paper lets it rise by a schedule of its own
 (`momentum_decay` of torch.optim.NAdam); the study (arXiv 2509.02046) ran the constant form. Decay
-is decoupled and multiplied by the learning rate.
+is decoupled and multiplied by the learning rate. PyTorch's fused kernel of AdamW takes the part of
+the step that is along m, and three operations on cache-sized pieces the part along g; `update` is
+the same in plain operations.
 
 Reference code: torch.optim.NAdam of PyTorch 2.13 with momentum_decay=1e6, at which its schedule is
 constant, and decoupled_weight_decay=True; equal to 1e-13 in float64.
 """
 
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+# (torch publishes its fused list operations, torch._foreach_*, under private names)
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from optbench.optimizers.adamw import fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.buckets import FLAT_PIECE_CPU, FusedStep, Group, Rate, State
 from optbench.space import SearchSpace, complement, geometric
+
+
+def fused_nadamw(
+    params: list[Tensor],
+    grads: list[Tensor],
+    state: dict[str, list[Tensor]],
+    step: int,
+    group: Group,
+    rate: Rate,
+) -> None:
+    """The step of :class:`NAdamW` as a step of AdamW along m and one along g."""
+    beta1, correction2 = group["beta1"], math.sqrt(1 - group["beta2"] ** step)
+    along_m = rate.lr * beta1 * (1 - beta1**step) / (1 - beta1 ** (step + 1))
+    along_g = rate.lr * (1 - beta1) / (1 - beta1**step)
+    # The kernel multiplies its two rates; the weight decay is to be that of the whole step.
+    decay = rate.lr * rate.weight_decay / along_m if along_m else 0.0
+    if not along_m:
+        torch._foreach_mul_(params, rate.decay)
+    lists = (params, grads, state["exp_avg"], state["exp_avg_sq"])
+    for p, g, m, v in _pieces(lists):
+        moments = {"exp_avg": m, "exp_avg_sq": v}
+        fused_adamw(p, g, moments, step, group, Rate(along_m, decay))
+        # g / (√v̂ + ε) = g·c / (√v + c·ε) with c = √(1 − β₂ᵗ).
+        roots = torch._foreach_sqrt(v)
+        torch._foreach_add_(roots, correction2 * group["eps"])
+        torch._foreach_addcdiv_(p, g, roots, value=-along_g * correction2)
+
+
+def _pieces(lists: tuple[list[Tensor], ...]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Everything at once on an accelerator, and what fits a CPU's cache, tensor by tensor."""
+    if lists[0][0].device.type != "cpu":
+        yield lists
+        return
+    for tensors in zip(*lists, strict=True):
+        flat = (tensor.view(-1).split(FLAT_PIECE_CPU) for tensor in tensors)
+        yield from (tuple([piece] for piece in pieces) for pieces in zip(*flat, strict=True))
 
 
 @final
@@ -49,6 +91,7 @@ class NAdamW(BaseOptimizer):
     """
 
     elementwise: ClassVar[bool] = True
+    fused: ClassVar[FusedStep | None] = staticmethod(fused_nadamw)
     second_moment: ClassVar[bool] = True
     # The study's grid, with beta2 = 0.99 added because 0.98 was best in all of its 12 regimes.
     space: ClassVar[SearchSpace] = SearchSpace(

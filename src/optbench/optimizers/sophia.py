@@ -151,7 +151,9 @@ class Sophia(CurvatureOptimizer):
         m = state["exp_avg"].lerp_(grad, 1 - group["beta1"])
         if group["estimator"] == "gnb":
             # h is never negative, so that clipping keeps the sign of m.
-            ratio = m / (state["hessian"] * group["rho"]).add_(group["eps"])
+            eps = torch.scalar_tensor(group["eps"], dtype=grad.dtype)
+            curvature = torch.add(eps, state["hessian"], alpha=group["rho"])
+            ratio = torch.div(m, curvature, out=curvature)
         else:
             curvature = (state["hessian"] * group["rho"]).clamp_(min=group["eps"])
             ratio = m / curvature.mul_(1 - group["beta1"] ** step)
