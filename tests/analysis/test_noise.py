@@ -7,9 +7,11 @@ from scipy import stats
 from optbench.analysis.noise import (
     mean_difference,
     mean_loss,
+    noise_by_cell,
     paired_difference,
     pooled_noise,
     shared_seed_correlation,
+    sigma_interval,
 )
 
 
@@ -126,3 +128,42 @@ def test_correlation_is_taken_over_the_seeds_that_groups_share() -> None:
     assert shared_seed_correlation([one, elsewhere]) is None
     assert shared_seed_correlation([one, {1: 4.0, 2: 4.0, 3: 4.0}]) is None
     assert shared_seed_correlation([{1: 4.0, 2: 4.1}, {1: 4.0, 2: 4.1}]) is None
+
+
+@pytest.mark.parametrize(("dof", "level"), [(1, 0.95), (10, 0.95), (10, 0.5), (500, 0.99)])
+def test_interval_of_sigma_leaves_the_same_probability_in_both_tails(
+    dof: int, level: float
+) -> None:
+    low, high = sigma_interval(0.02, dof, level)
+    assert stats.chi2.sf(dof * 0.02**2 / low**2, dof) == pytest.approx((1 - level) / 2)
+    assert stats.chi2.cdf(dof * 0.02**2 / high**2, dof) == pytest.approx((1 - level) / 2)
+
+
+def test_interval_of_sigma_is_that_of_the_table() -> None:
+    # 11.143 and 0.484 are the tabled 97.5 % and 2.5 % quantiles for 4 degrees of freedom
+    found = sigma_interval(1.0, 4)
+    assert found == pytest.approx((np.sqrt(4 / 11.143), np.sqrt(4 / 0.4844)), rel=1e-4)
+
+
+def test_interval_of_no_spread_is_no_spread() -> None:
+    assert sigma_interval(0.0, 3) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "dof", "level"),
+    [(0.1, 0, 0.95), (-0.1, 3, 0.95), (float("nan"), 3, 0.95), (0.1, 3, 1)],
+)
+def test_interval_of_sigma_without_degrees_of_freedom_is_refused(
+    sigma: float, dof: int, level: float
+) -> None:
+    with pytest.raises(ValueError, match=rf"two seeds.*{dof} degrees of freedom and level {level}"):
+        sigma_interval(sigma, dof, level)
+
+
+def test_every_cell_has_its_own_sigma_and_interval() -> None:
+    found = noise_by_cell({"quiet": [4.0, 4.1, 4.2], "loud": [3.0, 5.0], "lone": [4.0]})
+    assert found.keys() == {"quiet", "loud"}
+    quiet, loud = found["quiet"], found["loud"]
+    assert (quiet.sigma, quiet.dof) == (pytest.approx(0.1), 2)
+    assert (quiet.low, quiet.high) == pytest.approx(sigma_interval(0.1, 2))
+    assert (loud.sigma, loud.dof) == (pytest.approx(2**0.5), 1)

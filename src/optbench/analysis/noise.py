@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import correlation, fmean
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+Cell = TypeVar("Cell")  # whatever tells the caller's cells apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +82,33 @@ def pooled_noise(groups: Iterable[Sequence[float]]) -> SeedNoise | None:
     if dof == 0:
         return None
     squares = sum(float(np.sum((group - group.mean()) ** 2)) for group in arrays)
-    low, high = stats.chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], dof)
-    return SeedNoise(
-        sigma=float(np.sqrt(squares / dof)),
-        dof=dof,
-        low=float(np.sqrt(squares / low)),
-        high=float(np.sqrt(squares / high)),
-        equal_p=_equal_variance_p(arrays),
-    )
+    sigma = float(np.sqrt(squares / dof))
+    low, high = sigma_interval(sigma, dof)
+    return SeedNoise(sigma=sigma, dof=dof, low=low, high=high, equal_p=_equal_variance_p(arrays))
+
+
+def sigma_interval(sigma: float, dof: int, level: float = LEVEL) -> tuple[float, float]:
+    """σ·√(ν/χ²) at both tails: exact for normal noise, whose ν·s²/σ² is χ²-distributed.
+
+    Args:
+        sigma: a standard deviation, estimated with ``dof`` degrees of freedom ν.
+
+    Raises:
+        ValueError: no degrees of freedom, a negative σ, or a level outside of (0, 1).
+    """
+    if dof < 1 or not sigma >= 0 or not 0 < level < 1:
+        raise ValueError(
+            f"An interval of σ needs σ ≥ 0, one degree of freedom or more (two seeds) and a level "
+            f"between 0 and 1, but got σ = {sigma}, {dof} degrees of freedom and level {level}."
+        )
+    low, high = sigma * np.sqrt(dof / stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], dof))
+    return float(low), float(high)
+
+
+def noise_by_cell(groups: Mapping[Cell, Sequence[float]]) -> dict[Cell, SeedNoise]:
+    """σ of every cell alone, with its interval; cells without a second seed are left out."""
+    found = {cell: pooled_noise([losses]) for cell, losses in groups.items()}
+    return {cell: noise for cell, noise in found.items() if noise is not None}
 
 
 def _equal_variance_p(groups: list[np.ndarray]) -> float | None:
