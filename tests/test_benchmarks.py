@@ -1,20 +1,30 @@
 """The benchmark scripts run, at a size that takes a second."""
 
+import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "step_time.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def test_step_times_are_written_with_their_environment(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
     size = ["--layers", "1", "--width", "64", "--vocab", "64", "--rounds", "2"]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *size, "--method", "lion", "--out", str(out)],
+        [
+            sys.executable,
+            str(BENCHMARKS / "step_time.py"),
+            *size,
+            "--method",
+            "lion",
+            "--out",
+            str(out),
+        ],
         capture_output=True,
         text=True,
     )
@@ -31,3 +41,38 @@ def test_step_times_are_written_with_their_environment(tmp_path: Path) -> None:
     )
     fastest = min(row["ratio_to_ours"] for name, row in rows.items() if name != "optbench")
     assert facts["geometric_mean_of_ours_over_fastest_peer"] == pytest.approx(1 / fastest)
+
+
+def test_searches_are_counted_until_the_optimum_and_until_the_certificate(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    table = tmp_path / "ablations.csv"
+    config = {"beta1": 0.9, "learning_rate": 0.008}
+    lines = [("", "", 3.0), ("learning_rate", 0.004, 3.1), ("learning_rate", 0.016, math.nan)]
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        cell = ["optimizer", "model_size", "chinchilla"]
+        writer.writerow([*cell, "changed_key", "changed_value", "loss", "config"])
+        for name, value, loss in lines:
+            changed = {**config, name: value} if name else config
+            writer.writerow(["adamw", "130m", "1", name, value, loss, json.dumps(changed)])
+    done = subprocess.run(
+        [
+            *(sys.executable, str(BENCHMARKS / "search_runs.py"), "--problems", "1"),
+            *("--scheme", "by axis", "--scheme", "line", "--scheme", "random", "--budget", "5"),
+            *("--tables", str(table), "--out", str(out)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(out.read_text())
+    rows = {(row["family"], row["scheme"]): row for row in facts["rows"]}
+    assert {family for family, _ in rows} == {"separable", "coupled", "noisy", "cliff", "nano"}
+    assert rows["separable", "paper"]["ratio_to_paper"] == 1.0
+    assert rows["separable", "line"]["certified_median"] >= rows["separable", "line"]["near_median"]
+    assert rows["separable", "line"]["ratio_to_paper"] < 1.0
+    assert rows["nano", "random"]["certified_median"] is None
+    adjacent, bracket = facts["certificates"]
+    # The line 0.004, 0.008, 0.016 of the table, whose last value diverged.
+    assert adjacent["ends"] == bracket["ends"] == 1
+    assert (bracket["wrong"], bracket["runs"], bracket["runs_of_whole_lines"]) == (0, 2, 2)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench.coordinate_descent import (
     CoordinateDescent,
     Edge,
+    Evaluation,
     Move,
     Rejection,
     count_first_round,
@@ -29,6 +30,7 @@ from .landscapes import (
     bowl,
     diverging,
     flat,
+    log_distance,
     noisy,
     run,
     untried_neighbours,
@@ -39,8 +41,8 @@ OPTIMUM: Configuration = {"lr": 0.008, "beta": 0.98, "batch": 16, "shape": "line
 TAU = 0.003
 
 
-def descent_over(space: SearchSpace = SPACE, start: Configuration = START, **settings: Any) -> Any:
-    return CoordinateDescent(space, start, **{"tie_threshold": TAU, **settings})
+def descent_over(space: SearchSpace = SPACE, start: Configuration = START, **options: Any) -> Any:
+    return CoordinateDescent(space, start, **{"tie_threshold": TAU, **options})
 
 
 def table(seed: int, finite_share: float = 1.0) -> Landscape:
@@ -105,11 +107,24 @@ def test_the_whole_path_of_a_small_descent_is_as_computed_by_hand() -> None:
     assert descent.certified
 
 
-@given(seed=st.integers(), finite_share=st.floats(0.1, 1), tau=st.sampled_from([0.0, 0.05, 0.5]))
+def evaluations_of(loss: Landscape, **options: Any) -> list[Evaluation]:
+    descent = descent_over(**options)
+    run(descent, loss)
+    return descent.evaluations
+
+
+@given(
+    seed=st.integers(),
+    finite_share=st.floats(0.1, 1),
+    tau=st.sampled_from([0.0, 0.05, 0.5]),
+    parallel=st.integers(1, 9),
+    neighbour=st.none() | st.integers(),
+)
 def test_a_certificate_holds_on_any_table_of_losses(
-    seed: int, finite_share: float, tau: float
+    seed: int, finite_share: float, tau: float, parallel: int, neighbour: int | None
 ) -> None:
-    descent = descent_over(tie_threshold=tau)
+    known = [] if neighbour is None else evaluations_of(table(neighbour, finite_share))
+    descent = descent_over(tie_threshold=tau, parallel=parallel, known=known)
     run(descent, table(seed, finite_share))
     assert descent.certified == math.isfinite(descent.incumbent_loss)
     assert better_neighbours(descent) == []
@@ -138,50 +153,201 @@ def state(descent: Any) -> tuple[Any, ...]:
     )
 
 
-@given(seed=st.integers(0, 10**6), name=st.sampled_from(sorted(LANDSCAPES)))
-def test_the_order_of_the_answers_does_not_matter(seed: int, name: str) -> None:
-    plain, shuffled = descent_over(), descent_over()
+@given(
+    seed=st.integers(0, 10**6),
+    name=st.sampled_from(sorted(LANDSCAPES)),
+    parallel=st.integers(1, 9),
+    certificate=st.sampled_from(["line", "bracket"]),
+)
+def test_the_order_of_the_answers_does_not_matter(
+    seed: int, name: str, parallel: int, certificate: str
+) -> None:
+    options = {"parallel": parallel, "certificate": certificate}
+    plain, shuffled = descent_over(**options), descent_over(**options)
     batches = run(plain, LANDSCAPES[name])
     assert run(shuffled, LANDSCAPES[name], shuffle_seed=seed) == batches
     assert state(shuffled) == state(plain)
 
 
-@given(stop_after=st.integers(0, 60), seed=st.integers(0, 10**6))
+@settings(max_examples=40)
+@given(
+    stop_after=st.integers(0, 60),
+    seed=st.integers(0, 10**6),
+    certificate=st.sampled_from(["line", "bracket"]),
+)
 def test_a_descent_built_anew_goes_on_where_the_first_one_stopped(
-    stop_after: int, seed: int
+    stop_after: int, seed: int, certificate: str
 ) -> None:
     loss = table(seed)
-    first, known = descent_over(), {}
-    while len(known) < stop_after and (pending := first.ask()):
-        known[key(pending[0])] = loss(pending[0])
+    options = {"certificate": certificate, "known": evaluations_of(table(seed + 1))}
+    first, told = descent_over(**options), {}
+    while len(told) < stop_after and (pending := first.ask()):
+        told[key(pending[0])] = loss(pending[0])
         first.tell(pending[0], loss(pending[0]))
     wanted = first.ask()
 
-    again = descent_over()
+    again = descent_over(**options)
     while pending := again.ask():
-        new = [c for c in pending if key(c) not in known]
+        new = [c for c in pending if key(c) not in told]
         if new:
             break
         for configuration in pending:
-            again.tell(configuration, known[key(configuration)])
+            again.tell(configuration, told[key(configuration)])
     for configuration in pending:
-        if key(configuration) in known:
-            again.tell(configuration, known[key(configuration)])
+        if key(configuration) in told:
+            again.tell(configuration, told[key(configuration)])
     assert again.ask() == wanted
 
-    whole = descent_over()
+    whole = descent_over(**options)
     run(whole, loss)
     run(again, loss)
     assert state(again) == state(whole)
 
 
-def test_asking_again_returns_what_is_still_missing() -> None:
+@pytest.mark.parametrize("name", LANDSCAPES)
+@pytest.mark.parametrize("parallel", [1, 2, 8])
+def test_no_batch_is_larger_than_allowed(name: str, parallel: int) -> None:
+    batches = run(descent_over(parallel=parallel), LANDSCAPES[name])
+    assert max(map(len, batches)) <= parallel
+
+
+def test_a_move_ends_at_the_best_of_its_line_however_little_that_adds() -> None:
+    losses = {1: 3.0, 2: 2.9, 4: 2.899, 8: 2.95}
+    descent = descent_over(SearchSpace(a=geometric(1, 2, 4, 8, low=1, high=8)), {"a": 1})
+    run(descent, lambda c: losses[int(c["a"])])
+    assert descent.moves == [Move("a", 1, 4, 3.0, 2.899)]
+
+
+@given(seed=st.integers(), name=st.sampled_from(["table", *sorted(LANDSCAPES)]))
+def test_the_moves_lead_from_the_start_to_the_incumbent_by_steps_beyond_the_threshold(
+    seed: int, name: str
+) -> None:
     descent = descent_over()
-    assert descent.ask() == [START] == descent.ask()
-    descent.tell(START, 3.0)
-    first, second, third = descent.ask()
+    run(descent, table(seed) if name == "table" else LANDSCAPES[name])
+    at = dict(START)
+    for move in descent.moves:
+        assert at[move.axis] == move.before != move.after
+        assert move.loss_after < move.loss_before - TAU
+        at[move.axis] = move.after
+    assert at == descent.incumbent
+
+
+def test_what_will_hardly_improve_is_asked_for_in_full_batches() -> None:
+    space = SearchSpace(a=geometric(1, 2, 4, 8, 16, 32, 64, low=1, high=64))
+    descent = descent_over(space, {"a": 8}, parallel=3)
+    batches = run(descent, lambda c: log_distance(c["a"], 8) ** 2)
+    assert [len(batch) for batch in batches] == [1, 1, 1, 3, 1]
+
+
+def steep_lr(c: Configuration) -> float:
+    """Only the learning rate matters, and matters much: the best is three doublings away."""
+    return 3.0 + 0.2 * log_distance(c["lr"], 0.016) ** 2
+
+
+def runs_until(loss: Landscape, goal: float, **options: Any) -> int:
+    asked = [c for batch in run(descent_over(**options), loss) for c in batch]
+    return 1 + next(i for i, c in enumerate(asked) if loss(c) <= goal)
+
+
+def test_a_direction_that_proved_good_is_followed_first() -> None:
+    assert runs_until(steep_lr, 3.0, parallel=1) <= 6
+
+
+def test_knowing_a_neighbouring_cell_leads_to_the_optimum_sooner() -> None:
+    def neighbour(c: Configuration) -> float:
+        return 0.5 + bowl({**OPTIMUM, "lr": 0.016})(c)
+
+    known = evaluations_of(neighbour)
+    target = bowl(OPTIMUM)
+    assert runs_until(target, 3.0, known=known) < runs_until(target, 3.0)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(), name=st.sampled_from(["flat", "only noise", "bowl"]))
+def test_a_neighbouring_cell_changes_the_order_and_not_what_the_certificate_needs(
+    seed: int, name: str
+) -> None:
+    def at_optimum(c: Configuration) -> float:
+        return 1.0 if c == START else LANDSCAPES[name](c)
+
+    plain = evaluations_of(at_optimum)
+    told = evaluations_of(at_optimum, known=evaluations_of(table(seed)))
+    assert {key(e.configuration) for e in plain} == {key(e.configuration) for e in told}
+
+
+def test_of_a_neighbouring_cell_only_what_has_all_axes_is_used() -> None:
+    full = [Evaluation({**START, "lr": lr, "eps": 1e-8}, 5 - lr) for lr in (0.002, 0.004, 0.008)]
+    partial = [Evaluation({"lr": lr}, lr) for lr in (0.001, 0.002, 0.004)]
+    assert run(descent_over(known=[*full, *partial]), flat) == run(descent_over(known=full), flat)
+    assert run(descent_over(known=partial), flat) == run(descent_over(), flat)
+
+
+def test_a_diverged_run_of_a_neighbouring_cell_may_be_not_a_number() -> None:
+    known = [Evaluation({**START, "shape": "linear"}, math.nan), Evaluation(START, 3.0)]
+    descent = descent_over(known=known)
+    run(descent, flat)
+    assert descent.certified
+
+
+def bracketed(descent: Any, name: str) -> bool:
+    """Whether both sides of the incumbent were tried up to an end or to what is clearly worse."""
+    known = {key(e.configuration): e.loss for e in descent.evaluations}
+    line, limit = descent.line(name), descent.incumbent_loss + descent.tie_threshold
+    here = line.index(descent.incumbent)
+    for side in (line[here + 1 :], line[:here][::-1]):
+        for candidate in side:
+            if key(candidate) not in known:
+                return False
+            if known[key(candidate)] > limit:
+                break
+    return True
+
+
+@given(seed=st.integers(), finite_share=st.floats(0.1, 1), tau=st.sampled_from([0.0, 0.05, 0.5]))
+def test_a_bracket_holds_on_any_table_of_losses(seed: int, finite_share: float, tau: float) -> None:
+    descent = descent_over(tie_threshold=tau, certificate="bracket")
+    run(descent, table(seed, finite_share))
+    assert descent.certified == math.isfinite(descent.incumbent_loss)
+    assert better_neighbours(descent) == []
+    assert all(bracketed(descent, name) for name in SPACE if name != "shape")
+    tried = {key(e.configuration) for e in descent.evaluations}
+    assert {key(c) for c in descent.line("shape")} <= tried
+
+
+def test_a_bracket_leaves_out_what_lies_behind_a_clear_rise() -> None:
+    space, start = SearchSpace(a=geometric(1, 2, 4, 8, 16, low=1, high=16)), {"a": 2}
+    line, bracket = (
+        evaluations_of(lambda c: abs(float(c["a"]) - 2), space=space, start=start, certificate=c)
+        for c in ("line", "bracket")
+    )
+    assert sorted(e.configuration["a"] for e in line) == [1, 2, 4, 8, 16]
+    assert sorted(e.configuration["a"] for e in bracket) == [1, 2, 4]
+
+
+def test_a_bracket_looks_behind_a_tie() -> None:
+    space, start = SearchSpace(a=geometric(1, 2, 4, 8, low=1, high=8)), {"a": 1}
+    losses = {1: 3.0, 2: 3.001, 4: 2.999, 8: 2.5}
+    descent = descent_over(space, start, certificate="bracket")
+    run(descent, lambda c: losses[int(c["a"])])
+    assert descent.incumbent == {"a": 8}
+
+
+def test_a_bracket_looks_behind_what_cannot_be_run() -> None:
+    space, start = SearchSpace(a=geometric(1, 2, 4, low=1, high=4)), {"a": 1}
+    descent = descent_over(
+        space, start, certificate="bracket", invalid_reason=lambda c: "odd" if c["a"] == 2 else None
+    )
+    run(descent, lambda c: -float(c["a"]))
+    assert descent.incumbent == {"a": 4}
+
+
+def test_asking_again_returns_what_is_still_missing() -> None:
+    descent = descent_over(SearchSpace(a=choices(1, 2, 3)), {"a": 1})
+    assert descent.ask() == [{"a": 1}] == descent.ask()
+    descent.tell({"a": 1}, 3.0)
+    first, second = descent.ask()
     descent.tell(second, 4.0)
-    assert descent.ask() == [first, third] == descent.ask()
+    assert descent.ask() == [first] == descent.ask()
 
 
 def test_telling_what_was_not_asked_for_is_refused() -> None:
@@ -203,7 +369,7 @@ def test_a_start_at_the_optimum_costs_one_round() -> None:
     descent = descent_over(start=start)
     batches = run(descent, bowl(start))
     assert sum(map(len, batches)) == count_first_round(SPACE, start) == 1 + 3 + 2 + 2 + 1
-    assert [len(batch) for batch in batches] == [1, 3, 2, 2, 1]
+    assert batches[0] == [start]
     assert descent.moves == []
     assert descent.edges == []
     assert descent.certified
@@ -232,15 +398,9 @@ def test_a_candidate_is_added_in_its_place() -> None:
 def test_an_axis_grows_while_the_best_is_at_its_end() -> None:
     descent = descent_over(SearchSpace(lr=SPACE["lr"]), {"lr": 0.002})
     batches = run(descent, lambda c: abs(math.log2(float(c["lr"]) / 0.064)))
-    assert batches == [
-        [{"lr": 0.002}],
-        [{"lr": 0.001}, {"lr": 0.004}, {"lr": 0.008}],
-        [{"lr": 0.016}],
-        [{"lr": 0.032}],
-        [{"lr": 0.064}],
-        [{"lr": 0.128}],
-    ]
-    assert [move.after for move in descent.moves] == [0.008, 0.016, 0.032, 0.064]
+    asked = [c["lr"] for batch in batches for c in batch]
+    assert sorted(asked) == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128]
+    assert descent.incumbent == {"lr": 0.064}
     assert descent.edges == []
     assert descent.certified
 
@@ -248,7 +408,27 @@ def test_an_axis_grows_while_the_best_is_at_its_end() -> None:
 def test_an_axis_grows_past_an_end_on_which_the_descent_started() -> None:
     descent = descent_over(SearchSpace(lr=SPACE["lr"]), {"lr": 0.001})
     batches = run(descent, lambda c: float(c["lr"]) + 1)
-    assert batches[1:3] == [[{"lr": 0.002}, {"lr": 0.004}, {"lr": 0.008}], [{"lr": 0.0005}]]
+    asked = sorted(c["lr"] for batch in batches for c in batch)
+    assert asked == [0.0005, 0.001, 0.002, 0.004, 0.008]
+
+
+def test_an_axis_does_not_grow_past_an_end_that_was_left_before_it_was_tried() -> None:
+    descent = descent_over(SearchSpace(lr=SPACE["lr"]), {"lr": 0.001})
+    run(descent, lambda c: abs(math.log2(float(c["lr"]) / 0.004)))
+    assert [c["lr"] for c in descent.line("lr")] == [0.001, 0.002, 0.004, 0.008]
+    assert len(descent.evaluations) == 4
+
+
+def test_what_cannot_be_run_past_one_end_does_not_hide_the_other_end() -> None:
+    descent = descent_over(
+        SearchSpace(lr=geometric(0.004)),
+        {"lr": 0.004},
+        invalid_reason=lambda c: "too large" if float(c["lr"]) > 0.004 else None,
+    )
+    run(descent, lambda c: abs(math.log2(float(c["lr"]) / 0.002)))
+    assert descent.incumbent == {"lr": 0.002}
+    assert descent.rejections == [Rejection({"lr": 0.008}, "too large")]
+    assert descent.certified
 
 
 def test_growth_stops_at_the_bounds_and_is_reported() -> None:
@@ -408,6 +588,10 @@ def test_an_empty_space_is_one_run() -> None:
         (
             lambda: descent_over(tie_threshold=-0.1),
             "The tie threshold must be at least 0, but got -0.1.",
+        ),
+        (
+            lambda: descent_over(parallel=0),
+            "`parallel` must be at least 1, but got 0.",
         ),
         (
             lambda: descent_over(tie_threshold=math.nan),
