@@ -12,17 +12,14 @@ from optbench.bench import (
 from optbench.executors import InlineExecutor
 from optbench.optimizers import OPTIMIZERS
 from optbench.plan import WORKER_USE, Plan, make_plan
+from optbench.planned_runs import PlannedRuns, planned_runs
 from optbench.session import single_run_config
-from optbench.store import RunStore
-from optbench.study import PlannedRuns, Study
 from optbench.study_file import find_study, read_study
 
 
 @pytest.fixture(scope="module")
 def planned() -> list[PlannedRuns]:
-    from pathlib import Path
-
-    return Study(read_study(find_study("nano"), smoke=True), RunStore(Path()), "").planned_runs()
+    return planned_runs(read_study(find_study("nano"), smoke=True))
 
 
 @pytest.fixture

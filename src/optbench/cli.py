@@ -105,15 +105,30 @@ def _store_option(default: str | None) -> Callable[[Callable[P, R]], Callable[P,
 )
 @_smoke_option
 @_workers_option
+@click.option("--max-runs", type=click.IntRange(1), help="Stop after this many runs in all.")
+@click.option("--max-tokens", type=click.FloatRange(1), help="Stop after this many tokens in all.")
+@click.option("--max-core-hours", type=click.FloatRange(0), help="Stop after these hours of runs.")
 @_reports_errors
-def run(study: str, out: Path | None, smoke: bool, workers: int | None) -> None:
+def run(
+    study: str,
+    out: Path | None,
+    smoke: bool,
+    workers: int | None,
+    max_runs: int | None,
+    max_tokens: float | None,
+    max_core_hours: float | None,
+) -> None:
     """Tune, compare and report: carry out STUDY (a name or a .toml file).
 
-    Interrupt it at any time; the same command goes on where it stopped.
+    Interrupt it at any time; the same command goes on where it stopped. The limits count all
+    sittings with the study; at a limit, the runs that are going on end first.
     """
     from optbench.session import run_study
+    from optbench.sweep import Budget
 
-    run_study(_read_study(study, smoke), _out(study, out, smoke), _workers(workers), _console())
+    budget = Budget(max_runs, max_tokens, max_core_hours)
+    config = _read_study(study, smoke)
+    run_study(config, _out(study, out, smoke), _workers(workers), _console(), budget)
 
 
 @main.command()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from optbench.bench import StepCost, mean_cost, measure_step
 from optbench.executors import Executor
-from optbench.study import PlannedRuns
+from optbench.planned_runs import PlannedRuns
 
 # Share of the wall time in which the workers are busy: the last runs of a phase wait for others.
 WORKER_USE = 0.93

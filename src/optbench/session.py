@@ -26,6 +26,7 @@ from optbench.executors import ProcessExecutor
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.plan import Plan, PlanTotals, make_plan
+from optbench.planned_runs import planned_runs
 from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
@@ -35,14 +36,16 @@ from optbench.store import RunRecord, RunStore
 from optbench.study import Study
 from optbench.study_config import RUN_AXES, StudyConfig, run_problems
 from optbench.study_file import find_study, read_study
-from optbench.sweep import RunError, Sweep
+from optbench.sweep import Budget, BudgetSpentError, RunError, Sweep
 from optbench.trainer import Progress as RunProgress
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 _PLAN_FIELDS = [f.name for f in dataclasses.fields(PlanTotals)]
 
 
-def run_study(config: StudyConfig, out: Path, workers: int, console: Console) -> None:
+def run_study(
+    config: StudyConfig, out: Path, workers: int, console: Console, budget: Budget
+) -> None:
     """Carry out a study in folder ``out``, or go on with it, then print and write its report.
 
     Raises:
@@ -55,13 +58,15 @@ def run_study(config: StudyConfig, out: Path, workers: int, console: Console) ->
         study.claim_store()
         try:
             with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-                _train(study, executor, manifest, console)
+                _train(study, executor, manifest, console, budget)
         except KeyboardInterrupt:
             console.print(
                 f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
                 f"command goes on from there."
             )
             raise SystemExit(INTERRUPTED) from None
+        except BudgetSpentError as error:
+            console.print(str(error), markup=False, highlight=False)
         except RunError as error:
             console.print(str(error), markup=False, highlight=False)
             raise SystemExit(1) from None
@@ -70,7 +75,13 @@ def run_study(config: StudyConfig, out: Path, workers: int, console: Console) ->
         print_result(summary, out / "report.html", console)
 
 
-def _train(study: Study, executor: ProcessExecutor, manifest: Manifest, console: Console) -> None:
+def _train(
+    study: Study,
+    executor: ProcessExecutor,
+    manifest: Manifest,
+    console: Console,
+    budget: Budget,
+) -> None:
     """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
     store, config = study.store, study.config
     started, started_at = time.monotonic(), _now()
@@ -86,13 +97,13 @@ def _train(study: Study, executor: ProcessExecutor, manifest: Manifest, console:
     axes = {name: list(search.space) for name, search in config.optimizers.items()}
     directory = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
     expected: Counter[Kind] = Counter()
-    for kind in study.planned_runs():
+    for kind in planned_runs(config, study.fingerprint):
         expected[kind.optimizer, kind.cell.num_tokens] += kind.expected
     observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
     try:
         with observer:
             job = functools.partial(run, corpus_directory=directory.resolve())
-            study.carry_out(Sweep(store, executor, job, observer))
+            study.carry_out(Sweep(store, executor, job, observer, budget))
         _time_winners(study, executor)
     finally:
         store.note(
@@ -125,16 +136,16 @@ def _planned(study: Study, executor: ProcessExecutor) -> PlanTotals:
     kept = [entry for entry in study.store.journal if entry["kind"] == "plan"]
     if kept:
         return PlanTotals(**{name: kept[0][name] for name in _PLAN_FIELDS})
-    totals = make_plan(study.planned_runs(), executor).totals()
+    planned = planned_runs(study.config, study.fingerprint)
+    totals = make_plan(planned, executor).totals()
     study.store.note("plan", **dataclasses.asdict(totals))
     return totals
 
 
 def plan_study(config: StudyConfig, workers: int) -> Plan:
     """What a study will cost on this machine; needs no corpus and no folder."""
-    study = Study(config, RunStore(Path()), fingerprint="")
     with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-        return make_plan(study.planned_runs(), executor)
+        return make_plan(planned_runs(config), executor)
 
 
 def single_run_config(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optbench.config import ConfigError, DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
@@ -26,6 +26,7 @@ RUN_AXES: dict[str, Axis] = {
     "batch_size": geometric(8, 16, 32, low=1),
     "clip_norm": choices(0.0, 1.0, 2.0),
     "warmup_frac": geometric(0.05, 0.1, 0.2, low=0.01, high=0.5),
+    "warmup_steps": geometric(500, 1000, 2000, 4000, low=1),
     "decay_frac": choices(0.2, 0.4, 0.6, 0.8, 1.0),
 }
 
@@ -36,12 +37,14 @@ class RunSettings:
 
     Args:
         warmup_frac: share of the steps over which the learning rate rises.
+        warmup_steps: their number, for studies that count them; used instead unless it is 0.
         decay_frac: share of the steps over which it falls; the rest is a plateau in between.
     """
 
     batch_size: int
     clip_norm: float = 1.0
     warmup_frac: float = 0.1
+    warmup_steps: int = 0
     decay_frac: float = 0.9
     decay_shape: DecayShape = "cosine"
     final_frac: float = 0.0
@@ -73,14 +76,37 @@ class Protocol:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """The cells of a study (protocol.md §2 to §4), each in the order in which it is visited.
+
+    Args:
+        tune: phase I, all axes searched; the tuned cell is the first.
+        retune: phase II, only the axes searched that phase I found sensitive to scale.
+        predict: phase III, hyperparameters taken from the laws fitted to the phases before.
+        noise: where the seed noise is measured, the tuned cell first.
+    """
+
+    tune: tuple[Cell, ...]
+    retune: tuple[Cell, ...] = ()
+    predict: tuple[Cell, ...] = ()
+    noise: tuple[Cell, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerStudy:
     """One optimizer's search: its axes in descent order, and where it starts.
 
     The start may name further hyperparameters, which stay as they are.
+
+    Args:
+        run: the study's settings of a run with this optimizer's own laid over them.
+        cells: labels of the cells to which its part in the phases is limited; empty = all.
     """
 
     space: SearchSpace
     start: Configuration
+    run: RunSettings
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +117,7 @@ class StudyConfig:
         tuned_cell: where every optimizer is tuned and compared.
         baseline_cells: further budgets at which the baseline is measured, for its loss curve.
         baseline_retuned: axes that are searched again at those budgets.
+        phases: the cells of the three phases.
         smoke: the file's ``[smoke]`` table was laid over the rest.
         text: the file.
     """
@@ -103,10 +130,16 @@ class StudyConfig:
     tuned_cell: Cell
     baseline_cells: tuple[Cell, ...]
     baseline_retuned: tuple[str, ...]
+    phases: Phases
     run: RunSettings
     protocol: Protocol
     smoke: bool
     text: str = field(repr=False)
+
+    def cells_of(self, optimizer: str, cells: Sequence[Cell]) -> list[Cell]:
+        """Those of some cells in which an optimizer takes part; in the tuned cell all do."""
+        limit = self.optimizers[optimizer].cells
+        return [c for c in cells if not limit or c.label in limit or c == self.tuned_cell]
 
     @property
     def digest(self) -> str:
@@ -134,13 +167,14 @@ class StudyConfig:
         fingerprint: str,
     ) -> RunConfig:
         """The complete run of a candidate: the only place where axes become settings of a run."""
-        shared = {name: getattr(self.run, name) for name in RUN_AXES}
+        settings = self.optimizers[optimizer].run if optimizer in self.optimizers else self.run
+        shared = {name: getattr(settings, name) for name in RUN_AXES}
         own: dict[str, Value] = {}
         for name, value in configuration.items():
             (shared if name in RUN_AXES else own)[name] = value
         batch_size = int(shared["batch_size"])
         num_steps = cell.num_tokens // (batch_size * cell.model.seq_len)
-        warmup_steps = round(shared["warmup_frac"] * num_steps)
+        warmup_steps = int(shared["warmup_steps"]) or round(shared["warmup_frac"] * num_steps)
         # Rounding both shares may take one step too many; a warm-up that is too long by itself is
         # left as it is, and refused as such.
         room = max(0, num_steps - warmup_steps)
@@ -155,16 +189,16 @@ class StudyConfig:
             schedule=ScheduleConfig(
                 warmup_steps=warmup_steps,
                 decay_steps=decay_steps,
-                shape=self.run.decay_shape,
-                final_frac=self.run.final_frac,
+                shape=settings.decay_shape,
+                final_frac=settings.final_frac,
             ),
             num_tokens=cell.num_tokens,
             batch_size=batch_size,
             clip_norm=float(shared["clip_norm"]),
             seed=seed,
-            eval_tokens=self.run.eval_tokens,
-            test_tokens=self.run.test_tokens,
-            num_evals=self.run.num_evals,
+            eval_tokens=settings.eval_tokens,
+            test_tokens=settings.test_tokens,
+            num_evals=settings.num_evals,
         )
 
 

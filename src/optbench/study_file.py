@@ -6,7 +6,9 @@ The schema, with the nano study as its example, is in ``docs/studies.md``.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -17,15 +19,19 @@ from optbench.config import ConfigError, ModelConfig, build_dataclass
 from optbench.coordinate_descent import with_candidate
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
-from optbench.space import Axis, SearchSpace, did_you_mean
+from optbench.space import Axis, SearchSpace, Value, did_you_mean
 from optbench.study_config import (
     RUN_AXES,
     OptimizerStudy,
+    Phases,
     Protocol,
     RunSettings,
     StudyConfig,
     run_problems,
 )
+
+MAX_RATIO = 1000
+MIN_LAW_CELLS = 3  # of the simplest law that is not a constant
 
 
 def find_study(name_or_path: str) -> str:
@@ -99,6 +105,7 @@ class _Reader:
                 "baseline",
                 "cell",
                 "baseline_curve",
+                "phases",
                 "models",
                 "run",
                 "protocol",
@@ -111,14 +118,17 @@ class _Reader:
         optimizers = self._optimizers(run)
         tuned = self._cells("cell", models, "ratio")
         curve = self._cells("baseline_curve", models, "ratios")
+        curve += self._labelled_cells("baseline_curve.cells", models)
+        phases = self._phases(models, tuned)
+        self._check_limits(optimizers, phases)
         retuned = tuple(self._get("baseline_curve", "retune", list, []))
         baseline = str(self.raw.get("baseline", ""))
-        if baseline not in optimizers:
+        if baseline not in optimizers and run is not None:
             self.problems.append(
                 f"`baseline` must be one of the study's optimizers, but got '{baseline}'. "
                 f"Choose from {', '.join(optimizers) or 'none: [optimizers] is empty'}."
             )
-        else:
+        elif baseline in optimizers:
             self.problems.extend(
                 did_you_mean(axis, optimizers[baseline].space, what="axis in baseline_curve.retune")
                 for axis in retuned
@@ -133,8 +143,11 @@ class _Reader:
             baseline=baseline,
             optimizers=optimizers,
             tuned_cell=tuned[0],
-            baseline_cells=tuple(c for c in curve if c.ratio != tuned[0].ratio),
+            baseline_cells=tuple(
+                c for c in curve if c not in (*phases.tune, *phases.retune, *phases.predict)
+            ),
             baseline_retuned=retuned,
+            phases=phases,
             run=run,
             protocol=protocol,
             smoke=smoke,
@@ -159,8 +172,8 @@ class _Reader:
         self.problems.append(f"{table}.{key} must be a {kind.__name__}, but got {value!r}.")
         return default
 
-    def _table(self, cls: type[Any], name: str) -> Any:
-        raw = self.raw.get(name, {})
+    def _table(self, cls: type[Any], name: str, given: Mapping[str, Any] | None = None) -> Any:
+        raw = self.raw.get(name, {}) if given is None else given
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for key, value in raw.items():
             wanted = fields[key].type if key in fields else None
@@ -201,7 +214,8 @@ class _Reader:
         return models
 
     def _cells(self, table: str, models: Mapping[str, ModelConfig], key: str) -> list[Cell]:
-        known = ("size", key, "retune") if table == "baseline_curve" else ("size", key)
+        curve_keys = ("size", key, "retune", "cells")
+        known = curve_keys if table == "baseline_curve" else ("size", key)
         self._refuse_unknown(table, self.raw.get(table, {}), known)
         default_size = self.raw.get("cell", {}).get("size", "")
         size = self._get(table, "size", str, default_size)
@@ -212,10 +226,67 @@ class _Reader:
         if size not in models:
             self.problems.append(did_you_mean(size, models, what="model size"))
             return []
-        if bad := [r for r in ratios if not isinstance(r, (int, float)) or not 0 < r <= 1000]:
-            self.problems.append(f"{table}.{key} must lie in (0, 1000], but got {bad}.")
+        if bad := [r for r in ratios if not isinstance(r, (int, float)) or not 0 < r <= MAX_RATIO]:
+            self.problems.append(f"{table}.{key} must lie in (0, {MAX_RATIO}], but got {bad}.")
             return []
         return [Cell(size, models[size], float(ratio)) for ratio in ratios]
+
+    def _labelled_cells(self, path: str, models: Mapping[str, ModelConfig]) -> list[Cell]:
+        """The cells of a list of labels such as "d32 2x"; ``path`` is table.key."""
+        table, key = path.split(".")
+        cells: list[Cell] = []
+        for label in self._get(table, key, list, []):
+            size, _, ratio = str(label).partition(" ")
+            try:
+                value = float(ratio.removesuffix("x"))
+            except ValueError:
+                value = math.nan
+            if not ratio.endswith("x") or not 0 < value <= MAX_RATIO:
+                self.problems.append(
+                    f"{path} must list cells such as 'd32 2x' with a ratio in (0, {MAX_RATIO}], "
+                    f"but has {label!r}."
+                )
+            elif size not in models:
+                self.problems.append(did_you_mean(size, models, what=f"model size in {path}"))
+            else:
+                cells.append(Cell(size, models[size], value))
+        return list(dict.fromkeys(cells))
+
+    def _phases(self, models: Mapping[str, ModelConfig], tuned: list[Cell]) -> Phases:
+        keys = [f.name for f in dataclasses.fields(Phases)]
+        self._refuse_unknown("phases", self.raw.get("phases", {}), tuple(keys))
+        found = {key: self._labelled_cells(f"phases.{key}", models) for key in keys}
+        for key in ("tune", "noise"):
+            found[key] = list(dict.fromkeys([*tuned, *found[key]]))
+        phases = Phases(**{key: tuple(cells) for key, cells in found.items()})
+        in_phases = Counter([*phases.tune, *phases.retune, *phases.predict])
+        self.problems.extend(
+            f"{cell.label} must be in one phase only, but is listed in {count}."
+            for cell, count in in_phases.items()
+            if count > 1
+        )
+        if phases.retune and len(phases.tune) < 2:
+            self.problems.append(
+                f"phases.retune needs at least 2 cells of phase I to tell which axes are sensitive "
+                f"to scale, but there is {len(phases.tune)}. Add cells to phases.tune."
+            )
+        tuned_somewhere = len(phases.tune) + len(phases.retune)
+        if phases.predict and tuned_somewhere < MIN_LAW_CELLS:
+            self.problems.append(
+                f"phases.predict needs laws fitted to at least {MIN_LAW_CELLS} tuned cells, but "
+                f"phases.tune and phases.retune have {tuned_somewhere} with [cell]."
+            )
+        return phases
+
+    def _check_limits(self, optimizers: Mapping[str, OptimizerStudy], phases: Phases) -> None:
+        """A limit on an optimizer's cells must name cells of the phases."""
+        labels = [c.label for c in (*phases.tune, *phases.retune, *phases.predict)]
+        for name, search in optimizers.items():
+            self.problems.extend(
+                did_you_mean(label, labels, what=f"cell in optimizers.{name}.cells")
+                for label in search.cells
+                if label not in labels
+            )
 
     def _optimizers(self, run: RunSettings | None) -> dict[str, OptimizerStudy]:
         tables = self.raw.get("optimizers", {})
@@ -224,22 +295,48 @@ class _Reader:
             if name not in OPTIMIZERS:
                 self.problems.append(did_you_mean(name, OPTIMIZERS, what="optimizer"))
                 continue
-            self._refuse_unknown(f"optimizers.{name}", raw, ("space", "start"))
+            known = ("space", "start", "run", "preset", "cells")
+            self._refuse_unknown(f"optimizers.{name}", raw, known)
             own = OPTIMIZERS[name].space
             space = self._space(name, raw.get("space", {}), SearchSpace({**own, **RUN_AXES}))
             defaults: dict[str, Any] = OPTIMIZERS[name].default_hyperparameters()
-            if run is not None:
-                defaults |= {axis: getattr(run, axis) for axis in RUN_AXES}
-            start = {**defaults, **raw.get("start", {})}
+            given = {**self._preset(name, raw.get("preset", "authors")), **raw.get("start", {})}
+            own_run = self._own_run(name, raw, run)
+            if own_run is not None:
+                defaults |= {axis: getattr(own_run, axis) for axis in RUN_AXES}
+            start = {**defaults, **given}
             self._refuse_unknown(f"optimizers.{name}.start", raw.get("start", {}), tuple(defaults))
-            named = [*space, *(key for key in raw.get("start", {}) if key not in space)]
+            named = [*space, *(key for key in given if key not in space)]
             self._check_start(name, space, start)
-            found[name] = OptimizerStudy(
-                space=space, start={key: start[key] for key in named if key in start}
-            )
+            if run is not None and own_run is not None:
+                found[name] = OptimizerStudy(
+                    space=space,
+                    start={key: start[key] for key in named if key in start},
+                    run=own_run,
+                    cells=tuple(raw.get("cells", ())),
+                )
         if not tables:
             self.problems.append("The study names no optimizers: add an [optimizers.adamw] table.")
         return found
+
+    def _own_run(
+        self, optimizer: str, raw: Mapping[str, Any], run: RunSettings | None
+    ) -> RunSettings | None:
+        """The study's [run] with an optimizer's own laid over it."""
+        if "run" not in raw:
+            return run
+        merged = {**self.raw.get("run", {}), **raw["run"]}
+        return self._table(RunSettings, f"optimizers.{optimizer}.run", merged)
+
+    def _preset(self, optimizer: str, preset: object) -> Mapping[str, Value]:
+        """The options that make a method its authors' or the study's variant of it."""
+        if preset == "authors":
+            return {}
+        if preset == "paper":
+            return OPTIMIZERS[optimizer].paper
+        where = f"optimizers.{optimizer}.preset"
+        self.problems.append(f"{where} must be 'authors' or 'paper', but got {preset!r}.")
+        return {}
 
     def _check_start(self, optimizer: str, space: SearchSpace, start: Mapping[str, Any]) -> None:
         for name, axis in space.items():
@@ -271,7 +368,8 @@ def _start_problems(study: StudyConfig) -> list[str]:
     """Problems of the start point of every optimizer in every cell it visits."""
     problems: list[str] = []
     for name, search in study.optimizers.items():
-        cells = [study.tuned_cell]
+        phases = study.phases
+        cells = study.cells_of(name, [*phases.tune, *phases.retune, *phases.predict])
         if name == study.baseline:
             cells += study.baseline_cells
         for cell in cells:

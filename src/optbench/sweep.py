@@ -8,7 +8,7 @@ that was interrupted goes on by running the same tasks once more. Only this proc
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol, TypeAlias, TypeVar
@@ -27,6 +27,31 @@ POLL_S = 0.5
 
 class RunError(UserError):
     """A run failed on every attempt; everything finished before it is kept."""
+
+
+class BudgetSpentError(UserError):
+    """A study has used up what it may spend; everything finished is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a study may spend in all its sittings together; None = no limit."""
+
+    runs: int | None = None
+    tokens: float | None = None
+    core_hours: float | None = None
+
+    def problem(self, records: Collection[RunRecord]) -> str | None:
+        """Which limit the records of a study have reached, if any."""
+        spent_tokens = sum(record.num_tokens for record in records)
+        spent_hours = sum(record.wall_s for record in records) / 3600
+        if self.runs is not None and len(records) >= self.runs:
+            return f"{len(records)} runs, at most {self.runs}"
+        if self.tokens is not None and spent_tokens >= self.tokens:
+            return f"{spent_tokens:.3g} tokens, at most {self.tokens:.3g}"
+        if self.core_hours is not None and spent_hours >= self.core_hours:
+            return f"{spent_hours:.2g} core hours, at most {self.core_hours:.2g}"
+        return None
 
 
 class SweepObserver(Protocol):
@@ -53,6 +78,7 @@ class Sweep:
     executor: Executor
     job: Job
     observer: SweepObserver
+    budget: Budget = Budget()
     _running: dict[Future[RunRecord], RunConfig] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=set)
@@ -65,6 +91,7 @@ class Sweep:
         Raises:
             RunError: a run failed twice, or the executor gave it up. The runs in flight are awaited
                 and stored first; those that have not started are dropped.
+            BudgetSpentError: the budget is used up and a task still wants runs; likewise.
         """
         try:
             self._carry_out(tasks)
@@ -125,6 +152,7 @@ class Sweep:
                 self.observer.finished(record, from_store=True)
 
     def _submit(self, config: RunConfig) -> None:
+        self._check_budget()
         self._attempts[config.run_id] = self._attempts.get(config.run_id, 0) + 1
         self._running[self.executor.submit(self.job, config)] = config
 
@@ -145,17 +173,31 @@ class Sweep:
             else:
                 self._give_up(config, f"failed {MAX_ATTEMPTS} times", record.error)
         self.observer.tick()
+        if self._running:
+            self._check_budget()
 
     def _give_up(self, config: RunConfig, what: str, reason: str) -> NoReturn:
         """Let what is in flight end, keep its records and raise."""
+        self._stop()
+        raise RunError(
+            f"Run {config.run_id} ({config.optimizer.name}, "
+            f"{dict(config.optimizer.hyperparameters)}) {what}. Everything finished is kept in "
+            f"{self.store.directory}; the same command tries again.\n{reason}"
+        )
+
+    def _check_budget(self) -> None:
+        if reason := self.budget.problem(self.store.records.values()):
+            self._stop()
+            raise BudgetSpentError(
+                f"The study's budget is spent: {reason}. Everything finished is kept in "
+                f"{self.store.directory}; a larger budget, or none, goes on from there."
+            )
+
+    def _stop(self) -> None:
+        """Drop what has not started, await what has, and keep its records."""
         in_flight = [future for future in self._running if not future.cancel()]
         wait(in_flight)
         for future in in_flight:
             if future.exception() is None:
                 self.store.append(future.result())
         self._running.clear()
-        raise RunError(
-            f"Run {config.run_id} ({config.optimizer.name}, "
-            f"{dict(config.optimizer.hyperparameters)}) {what}. Everything finished is kept in "
-            f"{self.store.directory}; the same command tries again.\n{reason}"
-        )
