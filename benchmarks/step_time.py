@@ -411,36 +411,46 @@ def main() -> None:
     print(f"{numel / 1e6:.1f}M parameters, {options.threads} thread(s), {platform.processor()}")
     products = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
     print(f"memory {bandwidth / 1e9:.1f} GB/s, products in GFLOP/s: {products}")
+    facts = {
+        "environment": environment(),
+        "parameters": numel,
+        "threads": options.threads,
+        "bandwidth_bytes_per_s": bandwidth,
+        "matmul_flops_per_s": rates,
+        "clock": clock.__name__,
+        "heavyball_compiled": options.heavyball_compiled,
+        "rounds": options.rounds,
+    }
     rows: list[Row] = []
     floors: dict[str, float] = {}
     for method in options.method or OPTIMIZERS:
         floors[method] = floor_ms(method, model, bandwidth, rates)
-        for row in time_method(method, model, options.rounds, clock):
-            rows.append(row)
-            print(
-                f"{row.method:<10} {row.implementation:<28} median {row.median_ms:8.2f}  min "
-                f"{row.min_ms:8.2f}  worst {row.worst_ms:8.2f} ms  {row.ratio_to_ours:5.2f}× ours  "
-                f"state {row.state_bytes / numel:5.2f} B/param",
-                flush=True,
-            )
-        own = next(row for row in rows if row.method == method)
-        print(f"{'':<10} floor {floors[method]:.2f} ms, ours {own.median_ms / floors[method]:.2f}×")
+        found = time_method(method, model, options.rounds, clock)
+        show(found, floors[method], numel)
+        rows += found
+        if options.out:  # after every method: what has been measured survives an interruption
+            options.out.write_text(json.dumps({**facts, **results(rows, floors)}, indent=2) + "\n")
     print(f"geometric mean of ours over the fastest peer: {against_fastest(rows):.2f}")
-    if options.out:
-        facts = {
-            "environment": environment(),
-            "parameters": numel,
-            "threads": options.threads,
-            "bandwidth_bytes_per_s": bandwidth,
-            "matmul_flops_per_s": rates,
-            "clock": clock.__name__,
-            "heavyball_compiled": options.heavyball_compiled,
-            "floor_ms": floors,
-            "geometric_mean_of_ours_over_fastest_peer": against_fastest(rows),
-            "rounds": options.rounds,
-            "rows": [asdict(row) for row in rows],
-        }
-        options.out.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def show(rows: list[Row], floor: float, numel: int) -> None:
+    """One line for each implementation of a method."""
+    for row in rows:
+        print(
+            f"{row.method:<10} {row.implementation:<28} median {row.median_ms:8.2f}  min "
+            f"{row.min_ms:8.2f}  worst {row.worst_ms:8.2f} ms  {row.ratio_to_ours:5.2f}× ours  "
+            f"state {row.state_bytes / numel:5.2f} B/param"
+        )
+    print(f"{'':<10} floor {floor:.2f} ms, ours {rows[0].median_ms / floor:.2f}×", flush=True)
+
+
+def results(rows: list[Row], floors: dict[str, float]) -> dict[str, Any]:
+    """What was measured so far."""
+    return {
+        "floor_ms": floors,
+        "geometric_mean_of_ours_over_fastest_peer": against_fastest(rows),
+        "rows": [asdict(row) for row in rows],
+    }
 
 
 if __name__ == "__main__":

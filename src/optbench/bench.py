@@ -16,15 +16,19 @@ from optbench.trainer import update
 
 WARMUP_STEPS = 10
 PLAN_STEPS = 60
+STEPS_PER_BLOCK = 10  # at least one refresh at the usual intervals
 EVAL_BATCHES = 20
+# Training steps that one measurement for a plan amounts to; an evaluated batch is a third of one.
+MEASURED_STEPS = WARMUP_STEPS + PLAN_STEPS + EVAL_BATCHES / 3
+PROBE_SIDE = 512
+PROBES = 5
 OPTIMIZER_STEPS = 30  # three refreshes at the usual interval of ten
-ROUNDS = 30
-STEPS_PER_ROUND = 5
+ROUNDS = 20  # of STEPS_PER_BLOCK steps, when winners are timed side by side
 
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Seconds of one training step (median), and of evaluating one token."""
+    """Seconds of one training step, refreshes included, and of evaluating one token."""
 
     step_s: float
     eval_s_per_token: float
@@ -94,6 +98,17 @@ class TimedTraining:
         """Median seconds of a training step over ``num_steps``."""
         return statistics.median(self.step().total_s for _ in range(num_steps))
 
+    def block_step_s(self, num_steps: int) -> float:
+        """Seconds of a step over ``num_steps``: the median over blocks, of each block the mean.
+
+        Unlike the median over steps it sees what is done once in some steps, and unlike the mean it
+        is not moved by what else the machine did at one time.
+        """
+        blocks = range(num_steps // STEPS_PER_BLOCK)
+        return statistics.median(
+            statistics.fmean(self.step().total_s for _ in range(STEPS_PER_BLOCK)) for _ in blocks
+        )
+
     def step(self) -> StepTimes:
         """One training step, forward to update."""
         started = time.perf_counter()
@@ -122,7 +137,20 @@ def measure_step(config: RunConfig) -> StepCost:
     """Seconds of a training step and of an evaluated token."""
     training = TimedTraining(config)
     training.step_s(WARMUP_STEPS)
-    return StepCost(training.step_s(PLAN_STEPS), training.eval_s_per_token())
+    return StepCost(training.block_step_s(PLAN_STEPS), training.eval_s_per_token())
+
+
+def matmul_flops_per_s() -> float:
+    """Rate of a plain float32 matrix product on this device, which no training step exceeds."""
+    device = default_device()
+    factor = torch.ones(PROBE_SIDE, PROBE_SIDE, device=device)
+    times: list[float] = []
+    for _ in range(PROBES):
+        started = time.perf_counter()
+        torch.mm(factor, factor)
+        _synchronize(device)
+        times.append(time.perf_counter() - started)
+    return 2.0 * PROBE_SIDE**3 / min(times)
 
 
 def measure_optimizer(config: RunConfig, num_steps: int = OPTIMIZER_STEPS) -> OptimizerCost:
@@ -154,7 +182,8 @@ def measure_interleaved(configs: Sequence[RunConfig]) -> list[list[float]]:
     times: list[list[float]] = [[] for _ in trainings]
     for _ in range(ROUNDS):
         for own, training in zip(times, trainings, strict=True):
-            own.append(training.step_s(STEPS_PER_ROUND) / training.config.tokens_per_step)
+            # Whole blocks, so that what a method does once in some steps counts.
+            own.append(training.block_step_s(STEPS_PER_BLOCK) / training.config.tokens_per_step)
     return times
 
 

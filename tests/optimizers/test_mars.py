@@ -65,8 +65,7 @@ def test_equal_gradients_in_a_row_need_no_correction():
         assert torch.equal(optimizer.state[param]["exp_avg"], uncorrected)
 
 
-def test_without_correction_small_gradients_give_adamw(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(AdamW, "fused", None)  # the kernel rounds differently
+def test_without_correction_small_gradients_give_adamw():
     ours, theirs = parameters(), parameters()
     shared = {name: COMMON[name] for name in COMMON if name != "gamma"}
     walk(Mars(ours, gamma=0.0, **shared), ours, 10, scale=0.01)
@@ -140,3 +139,17 @@ def test_an_unknown_clip_scope_is_refused():
     message = r"`clip_scope` must be 'tensor' or 'global', but got clip_scope='norm'\."
     with pytest.raises(ValueError, match=message):
         Mars(parameters(), clip_scope="norm")
+
+
+@pytest.mark.parametrize("clip_scope", ["tensor", "global"])
+def test_the_fused_kernel_is_the_rule_in_plain_operations(
+    clip_scope: str, monkeypatch: pytest.MonkeyPatch
+):
+    fused, plain = parameters(), parameters()
+    settings = {"lr": 0.1, "beta1": 0.8, "eps": 1e-3, "weight_decay": 0.25}
+    walk(Mars(fused, **settings, clip_scope=clip_scope), fused, 30)
+    assert Mars.fused is not None
+    monkeypatch.setattr(Mars, "fused", None)
+    monkeypatch.setattr(AdamW, "fused", None)
+    walk(Mars(plain, **settings, clip_scope=clip_scope), plain, 30)
+    assert 0 <= distance(fused, plain) < 1e-14

@@ -31,6 +31,7 @@ from optbench.optimizers.buckets import (
     State,
 )
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
+from optbench.optimizers.work import CountedWork
 from optbench.space import SearchSpace, Value, did_you_mean
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Group]
@@ -42,7 +43,7 @@ GROUP_TAGS = ("params", "param_names", "role", "name", "initial_lr")
 NOT_FOR_UPDATE = ("lr", "weight_decay", "aux_lr_ratio", "differentiable")
 
 
-class BaseOptimizer(torch.optim.Optimizer, ABC):
+class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
     """A drop-in ``torch.optim.Optimizer`` whose method is two pure functions.
 
     A method declares its hyperparameters as keyword-only arguments of ``__init__``, hands them to
@@ -64,8 +65,7 @@ class BaseOptimizer(torch.optim.Optimizer, ABC):
         auxiliary: the method that handles the others.
         elementwise: ``update`` treats elements independently and reads neither role nor rates nor
             shapes; it is then called with flat vectors instead of ``(B, *shape)`` stacks.
-        fused: a kernel of torch's for the whole step of an elementwise method; equal to `update`
-            but for rounding.
+        fused: the whole step by torch's kernels; equal to `update` but for rounding.
         second_moment: the direction is divided by the root of an average with ``beta2``.
         bounds: ranges and choices, by hyperparameter; a method with names of its own extends the
             shared ones.

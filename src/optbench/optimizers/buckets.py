@@ -200,9 +200,12 @@ class Bucket(ABC):
         ]
 
     def advance(self, groups: Sequence[Group], rates: Sequence[Rate]) -> None:
-        """Take one step of every member."""
+        """Take one step of every member, by the rule's fused kernel if there is one."""
         self._count_step()
         group = self.group_of(groups)
+        if self.rule.fused is not None and self.is_fusible:
+            self._advance_fused(self.rule.fused, group, rates)
+            return
         gradients = self._gradients()
         for chunk in self.chunks:
             grad = self._gather(gradients, chunk).to(self.dtype)
@@ -212,6 +215,25 @@ class Bucket(ABC):
                 part = slice(section.start, section.stop)
                 _apply(chunk.targets[part], parts[part], rates[section.group_index])
 
+    @property
+    def is_fusible(self) -> bool:
+        """Whether torch's kernels can step this bucket.
+
+        They want parameters and state of one dtype, in order in memory, and torch.compile does not
+        know them (an internal error in PyTorch 2.13).
+        """
+        in_order = all(member.param.is_contiguous() for member in self.members)
+        same_dtype = self.members[0].param.dtype == self.dtype
+        return in_order and same_dtype and not torch.compiler.is_compiling()
+
+    def _advance_fused(self, fused: FusedStep, group: Group, rates: Sequence[Rate]) -> None:
+        for group_index, run in groupby(self.members, key=lambda member: member.group_index):
+            members = list(run)
+            grads = [_grad(member.param).contiguous() for member in members]
+            state = {name: [member.entry[name] for member in members] for name in self.state}
+            params = [member.param for member in members]
+            fused(params, grads, state, self.step, group, rates[group_index])
+
     def _count_step(self) -> None:
         self.step += 1
         for member in self.members:
@@ -220,24 +242,6 @@ class Bucket(ABC):
 
 class FlatBucket(Bucket):
     """Contiguous parameters of any shape, end to end."""
-
-    def advance(self, groups: Sequence[Group], rates: Sequence[Rate]) -> None:
-        """Take one step of every member, by the rule's fused kernel if there is one."""
-        fused = self.rule.fused
-        # Such a kernel takes parameters and state of one dtype only, and torch.compile does not
-        # know it (an internal error in PyTorch 2.13).
-        mixed = self.members[0].param.dtype != self.dtype
-        if fused is None or mixed or torch.compiler.is_compiling():
-            super().advance(groups, rates)
-            return
-        self._count_step()
-        group = self.group_of(groups)
-        for group_index, run in groupby(self.members, key=lambda member: member.group_index):
-            members = list(run)
-            grads = [_grad(member.param).contiguous() for member in members]
-            state = {name: [member.entry[name] for member in members] for name in self.state}
-            params = [member.param for member in members]
-            fused(params, grads, state, self.step, group, rates[group_index])
 
     def _shape(self) -> tuple[int, ...]:
         self._offsets = [0]

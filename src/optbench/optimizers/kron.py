@@ -65,6 +65,7 @@ from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Bou
 from optbench.optimizers.kronecker import Factors, update_noise
 from optbench.optimizers.linalg import full_float32
 from optbench.optimizers.stacks import tensor_means, tensor_norms
+from optbench.optimizers.work import Work
 from optbench.space import SearchSpace, Value, choices, complement, geometric
 
 BALANCE_EVERY = 100
@@ -174,6 +175,21 @@ class Kron(BaseOptimizer):
             factor = scale * (ones.diag() if triangular else ones)
             state[name] = factor.expand(*blocks.lead(len(like)), *factor.shape).clone()
         return state
+
+    @classmethod
+    def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
+        """Products with triangular factors, counted as if they were full, and their updates."""
+        layout = _layout(shape, group)
+        blocks = layout.blocks
+        sides = (blocks.height, blocks.width)
+        triangular = [s for s, is_one in zip(sides, layout.triangular, strict=False) if is_one]
+        product = sum(1.0 * blocks.height * blocks.width * side for side in triangular)
+        cubes = sum(float(side) ** 3 for side in triangular)
+        schedule = (float(group["min_update_probability"]), int(group["flat_steps"]))
+        update = Work(fp32_flops=6 * product + 2 * cubes, factor_flops=product)
+        step = Work(fp32_flops=4 * product)
+        updates = updates_until(num_steps, *schedule)
+        return (step * num_steps + update * updates) * blocks.count
 
     @staticmethod
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:

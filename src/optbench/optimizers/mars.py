@@ -28,9 +28,11 @@ which is `optimize_1d`.
 Reference code: https://github.com/AGI-Arena/MARS at 4831e28, mars_type="mars-adamw".
 """
 
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+# (torch publishes its fused list operations, torch._foreach_*, under private names)
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, final
 
@@ -38,12 +40,47 @@ import torch
 from torch import Tensor
 
 from optbench.config import Role
-from optbench.optimizers.adamw import AdamW
+from optbench.optimizers.adamw import AdamW, fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.buckets import Bucket, Group, State
+from optbench.optimizers.buckets import Bucket, FusedStep, Group, Rate, State
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.stacks import tensor_norms
 from optbench.space import SearchSpace, Value, complement, geometric
+
+
+def fused_mars(
+    params: list[Tensor],
+    grads: list[Tensor],
+    state: dict[str, list[Tensor]],
+    step: int,
+    group: Group,
+    rate: Rate,
+) -> None:
+    """The step of :class:`Mars`; the part of it that is AdamW's by torch's fused kernel."""
+    weight = _weight(group)
+    lists = (params, grads, state["exp_avg"], state["exp_avg_sq"], state["previous_grad"])
+    for p, g, m, v, previous in _batches(lists):
+        corrected = torch._foreach_sub(g, previous)
+        torch._foreach_mul_(corrected, weight)
+        torch._foreach_add_(corrected, g)
+        if group["clip_scope"] == "tensor":
+            norms = torch._foreach_norm(corrected)
+            torch._foreach_clamp_min_(norms, 1.0)
+            torch._foreach_div_(corrected, norms)
+        else:
+            factor = group["clip_factor"].to(corrected[0])
+            torch._foreach_mul_(corrected, factor)
+        torch._foreach_copy_(previous, g)
+        fused_adamw(p, list(corrected), {"exp_avg": m, "exp_avg_sq": v}, step, group, rate)
+
+
+def _batches(lists: tuple[list[Tensor], ...]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Everything at once on an accelerator; tensor by tensor for the cache of a CPU."""
+    if lists[0][0].device.type != "cpu":
+        yield lists
+        return
+    for tensors in zip(*lists, strict=True):
+        yield tuple([tensor] for tensor in tensors)
 
 
 @final
@@ -66,6 +103,7 @@ class Mars(BaseOptimizer):
 
     roles: ClassVar[frozenset[Role]] = frozenset({Role.MATRIX, Role.EMBEDDING, Role.HEAD})
     auxiliary: ClassVar[type[BaseOptimizer] | None] = AdamW
+    fused: ClassVar[FusedStep | None] = staticmethod(fused_mars)
     second_moment: ClassVar[bool] = True
     # The study's grid, with lr = 0.004 added because it was best in its longest runs.
     space: ClassVar[SearchSpace] = SearchSpace(
@@ -150,9 +188,13 @@ class Mars(BaseOptimizer):
 
 def _corrected(grad: Tensor, state: State, group: Group) -> Tensor:
     """The recursion c, before clipping; a new tensor."""
-    weight = group["gamma"] * group["beta1"] / (1 - group["beta1"])
     change = grad - state["previous_grad"]
-    return torch.add(grad, change, alpha=weight, out=change)
+    return torch.add(grad, change, alpha=_weight(group), out=change)
+
+
+def _weight(group: Group) -> float:
+    """γ·β₁/(1 − β₁)."""
+    return float(group["gamma"] * group["beta1"] / (1 - group["beta1"]))
 
 
 def _squared_norm(grad: Tensor, state: State, group: Group) -> Tensor:

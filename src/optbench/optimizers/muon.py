@@ -40,6 +40,7 @@ from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
+from optbench.optimizers.work import Work, newton_schulz_work
 from optbench.space import SearchSpace, complement, geometric
 
 
@@ -114,6 +115,11 @@ class Muon(BaseOptimizer):
     def init_state(like: Tensor, group: Group) -> State:
         """Zero momentum."""
         return {"momentum_buffer": torch.zeros_like(like)}
+
+    @classmethod
+    def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
+        """The Newton–Schulz iterations."""
+        return newton_schulz_work(shape, group["ns_steps"], group["ns_dtype"]) * num_steps
 
     @staticmethod
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:

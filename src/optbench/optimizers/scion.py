@@ -51,6 +51,7 @@ from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
 from optbench.optimizers.stacks import tensor_means
+from optbench.optimizers.work import Work, newton_schulz_work
 from optbench.space import SearchSpace, Value, choices, complement, geometric
 
 RMS_EPS = 1e-8
@@ -181,6 +182,11 @@ class Scion(BaseOptimizer):
     def init_state(like: Tensor, group: Group) -> State:
         """Zero momentum."""
         return {"momentum_buffer": torch.zeros_like(like)}
+
+    @classmethod
+    def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
+        """The Newton–Schulz iterations."""
+        return newton_schulz_work(shape, group["ns_steps"], group["ns_dtype"]) * num_steps
 
     @staticmethod
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:

@@ -61,6 +61,7 @@ from optbench.optimizers.hyperparameters import (
     Constraint,
 )
 from optbench.optimizers.linalg import full_float32
+from optbench.optimizers.work import Work
 from optbench.space import SearchSpace, Value, choices, complement, geometric
 
 
@@ -160,6 +161,24 @@ class Soap(BaseOptimizer):
             for part in Side.PARTS:
                 state[f"{part}_{side}"] = like.new_zeros(*lead, size, size)
         return state
+
+    @classmethod
+    def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
+        """Rotating there and back and the Gram matrices; at a refresh G·Q, its QR, M′ carried over.
+
+        QR with its orthogonal factor formed takes 8/3·k³. The eigenvectors of the first step are
+        left out.
+        """
+        layout = _layout(shape, group)
+        blocks, sides = layout.blocks, layout.rotated.values()
+        area = blocks.height * blocks.width
+        rotation = sum(2.0 * area * side for side in sides)
+        cubes = sum(float(side) ** 3 for side in sides)
+        counted = num_steps if group["count_first_step"] else num_steps - 1
+        refreshes = counted // group["precondition_frequency"]
+        step = Work(fp32_flops=3 * rotation)
+        refresh = Work(fp32_flops=2 * rotation + 2 * cubes, factor_flops=8 / 3 * cubes)
+        return (step * (num_steps - 1) + refresh * refreshes) * blocks.count
 
     @staticmethod
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:

@@ -125,6 +125,16 @@ class Sophia(CurvatureOptimizer):
             },
         )
 
+    @classmethod
+    def extra_passes(cls, group: Group, num_steps: int) -> float:
+        """One pass per estimate on sampled labels, three for a product with the Hessian.
+
+        The latter is a forward and a backward pass and the derivative of both, which takes twice as
+        long as they do.
+        """
+        passes = 1.0 if group["estimator"] == "gnb" else 3.0
+        return passes * (num_steps // group["curvature_interval"])
+
     @property
     def curvature_source(self) -> CurvatureSource:
         """Sampled labels for Sophia-G, a Hessian product for Sophia-H.
