@@ -53,11 +53,27 @@ def test_help_names_every_verb_and_does_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for verb in ("run", "plan", "train", "show", "report"):
+    for verb in ("run", "plan", "train", "show", "explain", "report", "bench"):
         assert re.search(rf"^  {verb} ", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "train", "show", "report"])
+def test_a_limit_stops_a_study_at_the_end_of_a_run_and_the_next_sitting_goes_on(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "store"
+    done = optbench("run", "nano", "--smoke", "--max-runs", "3", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    first = run_ids(out)
+    assert 3 <= len(first) <= 6  # what is going on is awaited
+    assert f"The study's budget is spent: {len(first)} runs, at most 3." in done.stdout
+    assert (out / "report.html").exists()
+    again = optbench("run", "nano", "--smoke", "--max-runs", "6", "--out", str(out))
+    assert again.returncode == 0, again.stderr
+    assert run_ids(out)[: len(first)] == first
+    assert 6 <= len(run_ids(out)) <= 9  # as many more as were going on or about to
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "train", "show", "explain", "report", "bench"])
 def test_every_verb_has_help(verb: str) -> None:
     result = invoke(verb, "--help")
     assert result.exit_code == 0

@@ -12,6 +12,7 @@ import pytest
 from optbench.config import ConfigError, RunConfig
 from optbench.executors import InlineExecutor
 from optbench.ladder import SIZES, Cell
+from optbench.optimizers import OPTIMIZERS
 from optbench.phases import grid_step, rounding_of, tie_threshold
 from optbench.planned_runs import planned_runs
 from optbench.space import choices, complement, geometric
@@ -219,6 +220,7 @@ def test_rounding_and_grid_steps_follow_the_axis() -> None:
         ('tune = ["d32 4x", "d64 1x"]', "tune = []", "phases.retune needs at least 2 cells"),
         ('cells = ["d32 4x"', 'cells = ["d32 3x"', "Unknown cell in optimizers.muon.cells"),
         ("noise = ", "nois = ", "Unknown key 'phases.nois'. Did you mean 'phases.noise'?"),
+        ("space = { lr = [0.016, 0.032, 0.064] }", "space = {}", "optimizers.muon.space is empty"),
         ("[optimizers.muon]", '[optimizers.muon]\npreset = "p"', "must be 'authors' or 'paper'"),
     ],
 )
@@ -246,3 +248,8 @@ def test_an_optimizers_own_settings_and_preset_reach_its_runs() -> None:
     assert other.schedule.shape == "cosine"
     scion = TEXT.replace("optimizers.muon]", 'optimizers.scion]\npreset = "paper"')
     assert read_study(scion).optimizers["scion"].start["norm_rule"] == "sign"
+
+
+def test_an_optimizer_without_a_space_is_tuned_over_all_that_it_declares() -> None:
+    study = read_study(TEXT.replace("space = { lr = [0.016, 0.032, 0.064] }", ""))
+    assert list(study.optimizers["muon"].space) == list(OPTIMIZERS["muon"].space)

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from optbench import __version__
+from optbench.plan_options import rental_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from optbench.config import RunConfig
-    from optbench.plan import Plan
+    from optbench.devices import Rental
     from optbench.store import RunRecord
     from optbench.study_config import StudyConfig
 
@@ -135,20 +136,24 @@ def run(
 @_study_argument
 @_smoke_option
 @_workers_option
+@rental_options
+@click.option("--by-cell", is_flag=True, help="Every cell by itself.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
 @_reports_errors
-def plan(study: str, smoke: bool, workers: int | None, form: str) -> None:
-    """What STUDY will cost here: runs, tokens, FLOPs and minutes. Trains nothing."""
+def plan(
+    study: str, smoke: bool, workers: int | None, rental: Rental | None, by_cell: bool, form: str
+) -> None:
+    """What STUDY will cost here or on a --device: runs, tokens, FLOPs, time. Trains nothing."""
     from optbench.session import plan_study
 
     config = _read_study(study, smoke)
-    result = plan_study(config, _workers(workers))
+    result = plan_study(config, _workers(workers), rental)
     if form == "json":
-        click.echo(json.dumps(_plan_dict(result), indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
     else:
         from optbench.printing import print_plan
 
-        print_plan(config, result, _console())
+        print_plan(config, result, _console(), by_cell=by_cell)
 
 
 @main.command()
@@ -284,6 +289,30 @@ def report(store: Path, out: Path | None, form: str) -> None:
         print_result(summary, path, _console())
 
 
+@main.command()
+@click.argument("cell")
+@click.argument("optimizer")
+@_store_option(None)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@_reports_errors
+def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
+    """Why OPTIMIZER has its hyperparameters in CELL (such as d32-1x): every move, every tie."""
+    from optbench.analysis.explanation import explain as explain_tuning
+    from optbench.analysis.journal import read_journal
+    from optbench.optimizers import OPTIMIZERS
+    from optbench.report.explain_text import print_explanation
+    from optbench.store import RunStore
+    from optbench.study_config import RUN_AXES
+
+    own = OPTIMIZERS[optimizer].space if optimizer in OPTIMIZERS else {}
+    known, axes = RunStore.read(store), {**RUN_AXES, **own}
+    found = explain_tuning(read_journal(known.journal), known.records, cell, optimizer, axes)
+    if form == "json":
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        print_explanation(found, _console())
+
+
 def _console() -> Console:
     from rich.console import Console
 
@@ -356,14 +385,6 @@ def _list_records(records: list[RunRecord], form: str) -> None:
         click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=2))
     else:
         print_records(records, _console())
-
-
-def _plan_dict(plan: Plan) -> dict[str, Any]:
-    import dataclasses
-
-    rows = [dataclasses.asdict(row) for row in plan.rows]
-    totals = dataclasses.asdict(plan.totals())
-    return {**totals, "seconds_worst": plan.seconds_worst, "rows": rows}
 
 
 if __name__ == "__main__":

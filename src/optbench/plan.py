@@ -1,34 +1,69 @@
-"""What a study will cost: runs, tokens, FLOPs and minutes, before anything is trained.
+"""What a study will cost: runs, tokens, FLOPs, time and money, before anything is trained.
 
-Step times are measured on this machine for every optimizer, on all workers at once, because
-processes that share a memory bus slow each other down.
+On this machine step times are measured for every optimizer, on all workers at once, because
+processes that share a memory bus slow each other down. For a device that is not at hand they are
+computed from its vendor's figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from optbench.bench import StepCost, mean_cost, measure_step
+from optbench.analysis.units import format_seconds
+from optbench.bench import (
+    MEASURED_STEPS,
+    StepCost,
+    matmul_flops_per_s,
+    mean_cost,
+    measure_step,
+)
+from optbench.config import ConfigError, RunConfig
+from optbench.device_costs import run_cost
+from optbench.devices import DEVICES, Rental
 from optbench.executors import Executor
 from optbench.planned_runs import PlannedRuns
 
 # Share of the wall time in which the workers are busy: the last runs of a phase wait for others.
+# The first nano study reached 0.94.
 WORKER_USE = 0.93
+# Runs that a descent has going at once, on average over the tuning tables of
+# benchmarks/results/search_runs_202611.json: 36 runs in 21 batches.
+RUNS_PER_BATCH = 1.7
+DESCENTS = ("tune", "retune", "baseline")
+PHASES = ("noise", *DESCENTS, "predict", "confirm")
+LONGEST_MEASUREMENT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """One phase of one optimizer in one cell."""
+    """One phase of one optimizer in one cell, or in several summed up.
+
+    Args:
+        cells: labels of the cells.
+        flops: of the training passes, as records count them.
+        device_s: seconds of one device; of one worker where step times were measured here.
+        update_s: the optimizer's part of that; None where it was measured as a part of the step.
+        chain_s: the least time it takes, however many devices there are.
+        price: of the device time; None without a price per hour.
+    """
 
     phase: str
     optimizer: str
-    cell: str
+    cells: tuple[str, ...]
     runs: int
     runs_worst: int
     tokens: int
     flops: float
-    core_s: float
+    device_s: float
+    device_s_worst: float
+    chain_s: float
+    update_s: float | None = None
+    price: float | None = None
+    price_worst: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,66 +80,138 @@ class PlanTotals:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cost of a study; ``seconds`` is wall time with ``workers`` processes."""
+    """The cost of a study.
+
+    Args:
+        rows: by phase, optimizer and cell, in the study's order.
+        workers: runs at a time.
+        rental: the device that was planned for; None where step times were measured here.
+    """
 
     rows: tuple[PlanRow, ...]
     workers: int
+    rental: Rental | None = None
 
     @property
-    def runs(self) -> int:
-        """Expected runs."""
-        return sum(row.runs for row in self.rows)
-
-    @property
-    def runs_worst(self) -> int:
-        """Runs if every descent spends its whole budget."""
-        return sum(row.runs_worst for row in self.rows)
-
-    @property
-    def tokens(self) -> int:
-        """Expected training tokens."""
-        return sum(row.tokens for row in self.rows)
-
-    @property
-    def flops(self) -> float:
-        """Expected training FLOPs."""
-        return sum(row.flops for row in self.rows)
+    def total(self) -> PlanRow:
+        """The sum of all rows."""
+        return added(self.rows, "all", "")
 
     @property
     def seconds(self) -> float:
-        """Expected wall seconds."""
-        return sum(row.core_s for row in self.rows) / self.workers / WORKER_USE
+        """Expected wall seconds, one run on each worker."""
+        return max(self.seconds_busy, self._longest_chain_s(lambda row: row.device_s))
+
+    @property
+    def seconds_busy(self) -> float:
+        """Expected wall seconds if there is always a run for every worker."""
+        return self.total.device_s / self.workers / WORKER_USE
 
     @property
     def seconds_worst(self) -> float:
-        """Wall seconds if every descent spends its whole budget."""
-        core_s = sum(row.core_s * row.runs_worst / max(1, row.runs) for row in self.rows)
-        return core_s / self.workers / WORKER_USE
+        """As :attr:`seconds`, if every descent spends its whole budget."""
+        busy = self.total.device_s_worst / self.workers / WORKER_USE
+        return max(busy, self._longest_chain_s(lambda row: row.device_s_worst))
+
+    def by_optimizer(self) -> list[PlanRow]:
+        """One row for each phase and optimizer, the cells summed up."""
+        groups: dict[tuple[str, str], list[PlanRow]] = defaultdict(list)
+        for row in self.rows:
+            groups[row.phase, row.optimizer].append(row)
+        order = {phase: place for place, phase in enumerate(PHASES)}
+        ordered = sorted(groups, key=lambda key: order.get(key[0], len(PHASES)))
+        return [added(groups[key], *key) for key in ordered]
 
     def totals(self) -> PlanTotals:
-        """The sums over the rows."""
+        """What the journal keeps."""
+        total = self.total
         return PlanTotals(
-            self.runs, self.runs_worst, self.tokens, self.flops, self.seconds, self.workers
+            total.runs, total.runs_worst, total.tokens, total.flops, self.seconds, self.workers
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        total = {k: v for k, v in dataclasses.asdict(self.total).items() if k in _SUMMED}
+        return {
+            **total,
+            **dataclasses.asdict(self.totals()),
+            "seconds_busy": self.seconds_busy,
+            "seconds_worst": self.seconds_worst,
+            "rental": None if self.rental is None else dataclasses.asdict(self.rental),
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+        }
+
+    def _longest_chain_s(self, device_s: Callable[[PlanRow], float]) -> float:
+        """Seconds of the optimizer whose runs wait for each other the longest."""
+        chains: dict[str, float] = defaultdict(float)
+        for row in self.rows:
+            if row.device_s:
+                chains[row.optimizer] += row.chain_s * device_s(row) / row.device_s
+        return max(chains.values(), default=0.0)
+
+
+_SUMMED = (
+    "runs",
+    "runs_worst",
+    "tokens",
+    "flops",
+    "device_s",
+    "device_s_worst",
+    "update_s",
+    "price",
+    "price_worst",
+)
+
+
+def added(rows: Sequence[PlanRow], phase: str, optimizer: str) -> PlanRow:
+    """The sum of some rows under a name."""
+    sums = {name: _sum(getattr(row, name) for row in rows) for name in (*_SUMMED, "chain_s")}
+    cells = tuple(dict.fromkeys(cell for row in rows for cell in row.cells))
+    return PlanRow(phase, optimizer, cells, **sums)
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def make_plan(planned: Sequence[PlannedRuns], executor: Executor) -> Plan:
     """Measure the step time of every optimizer and add everything up."""
     costs = measure_costs(planned, executor)
-    rows = tuple(
-        PlanRow(
-            phase=p.phase,
-            optimizer=p.optimizer,
-            cell=p.cell.label,
-            runs=p.expected,
-            runs_worst=p.worst,
-            tokens=p.expected * p.example.num_steps * p.example.tokens_per_step,
-            flops=p.expected * p.example.train_flops,
-            core_s=p.expected * costs[p.optimizer, p.cell.size].run_seconds(p.example),
-        )
-        for p in planned
+    rows = (_row(p, costs[p.optimizer, p.cell.size].run_seconds(p.example)) for p in planned)
+    return Plan(tuple(rows), executor.num_workers)
+
+
+def plan_for(planned: Sequence[PlannedRuns], rental: Rental) -> Plan:
+    """Add everything up at the step times that a device's figures give."""
+    return Plan(tuple(_rented_row(p, rental) for p in planned), rental.count, rental)
+
+
+def _rented_row(planned: PlannedRuns, rental: Rental) -> PlanRow:
+    cost = run_cost(planned.example, rental.device, rental.mfu)
+    row = _row(planned, cost.total_s)
+    row = dataclasses.replace(row, update_s=planned.expected * cost.update_s)
+    if rental.price is None:
+        return row
+    prices = [s / 3600 * rental.price for s in (row.device_s, row.device_s_worst)]
+    return dataclasses.replace(row, price=prices[0], price_worst=prices[1])
+
+
+def _row(planned: PlannedRuns, run_s: float) -> PlanRow:
+    config, runs = planned.example, planned.expected
+    batches = max(1.0, runs / RUNS_PER_BATCH) if planned.phase in DESCENTS else 1.0
+    return PlanRow(
+        phase=planned.phase,
+        optimizer=planned.optimizer,
+        cells=(planned.cell.label,),
+        runs=runs,
+        runs_worst=planned.worst,
+        tokens=runs * config.num_steps * config.tokens_per_step,
+        flops=runs * config.train_flops,
+        device_s=runs * run_s,
+        device_s_worst=planned.worst * run_s,
+        chain_s=batches * run_s,
     )
-    return Plan(rows, executor.num_workers)
 
 
 def measure_costs(
@@ -120,3 +227,28 @@ def measure_costs(
     return {
         key: mean_cost([future.result() for future in copies]) for key, copies in futures.items()
     }
+
+
+def refuse_long_measurements(planned: Sequence[PlannedRuns]) -> None:
+    """Say so where measuring a step of the largest model would take longer than a plan may.
+
+    Raises:
+        ConfigError: it would take more than 30 s, at the rate of a plain matrix product here.
+    """
+    size, largest = max(
+        ((p.cell.size, p.example) for p in planned), key=lambda pair: _step_flops(pair[1])
+    )
+    seconds = MEASURED_STEPS * _step_flops(largest) / matmul_flops_per_s()
+    if seconds > LONGEST_MEASUREMENT_S:
+        raise ConfigError(
+            [
+                f"Timing the steps of size {size} (batches of {largest.batch_size} × "
+                f"{largest.model.seq_len} tokens) would take at least {format_seconds(seconds)} "
+                f"on this machine, for each optimizer. Name the device to plan for with --device: "
+                f"{', '.join(DEVICES)}."
+            ]
+        )
+
+
+def _step_flops(config: RunConfig) -> float:
+    return config.model.train_flops_per_token * config.tokens_per_step

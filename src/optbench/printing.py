@@ -7,44 +7,107 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from optbench.analysis.units import format_seconds
+from optbench.analysis.units import format_count, format_seconds
 from optbench.store import RunRecord
 
 if TYPE_CHECKING:  # both import torch, which listing records has no need of
     from optbench.bench import OptimizerCost
-    from optbench.plan import Plan
+    from optbench.devices import Rental
+    from optbench.plan import Plan, PlanRow
     from optbench.study_config import StudyConfig
 
 
-def print_plan(study: StudyConfig, plan: Plan, console: Console) -> None:
-    """The plan by phase and optimizer, and its sums."""
-    table = Table(
-        title=f"Plan of study '{study.name}' with {plan.workers} workers", title_justify="left"
-    )
-    for name in ("phase", "optimizer", "cell", "runs", "at most", "tokens", "FLOPs", "core time"):
-        table.add_column(
-            name, justify="left" if name in ("phase", "optimizer", "cell") else "right"
-        )
-    for row in plan.rows:
-        table.add_row(
-            row.phase,
-            row.optimizer,
-            row.cell,
-            str(row.runs),
-            str(row.runs_worst),
-            f"{row.tokens / 1e6:.1f}M",
-            f"{row.flops:.2g}",
-            format_seconds(row.core_s),
-        )
+def print_plan(study: StudyConfig, plan: Plan, console: Console, *, by_cell: bool = False) -> None:
+    """The plan by phase and optimizer, or by cell too, and its sums."""
+    rental = plan.rental
+    times = ["core time"] if rental is None else ["device-hours", "in updates"]
+    money = ["price"] if rental is not None and rental.price is not None else []
+    table = Table(title=_plan_title(study, plan), title_justify="left")
+    for name in ("phase", "optimizer", "cells", "runs", "at most", "tokens", "FLOPs"):
+        left = name in ("phase", "optimizer", "cells")
+        table.add_column(name, justify="left" if left else "right")
+    for name in (*times, *money):
+        table.add_column(name, justify="right")
+    rows = plan.rows if by_cell else plan.by_optimizer()
+    for i, row in enumerate(rows):
+        is_last = i + 1 == len(rows) or (rows[i + 1].phase != row.phase and not by_cell)
+        table.add_row(*_plan_cells(row), end_section=is_last)
+    table.add_row(*_plan_cells(plan.total))
     console.print(table)
-    console.print(
-        f"Expected: {plan.runs} runs, {plan.tokens / 1e6:.0f}M tokens, {plan.flops:.2g} FLOPs, "
-        f"about {format_seconds(plan.seconds)} on {plan.workers} workers of this machine."
+    console.print(_plan_summary(plan), highlight=False)
+
+
+def _plan_title(study: StudyConfig, plan: Plan) -> str:
+    rental = plan.rental
+    if rental is None:
+        return f"Plan of study '{study.name}' with {plan.workers} workers"
+    return (
+        f"Plan of study '{study.name}' on {rental.device.name}: "
+        f"{rental.device.bf16_flops / 1e12:.0f} TFLOP/s in bfloat16, of which {rental.mfu:.0%} are "
+        f"reached"
     )
-    console.print(
-        f"At most:  {plan.runs_worst} runs, {format_seconds(plan.seconds_worst)}, if every descent "
-        f"spent its whole budget."
+
+
+def _plan_cells(row: PlanRow) -> list[str]:
+    cells = row.cells[0] if len(row.cells) == 1 else f"{len(row.cells)} cells"
+    texts = [
+        row.phase,
+        row.optimizer,
+        cells,
+        f"{row.runs:,}",
+        f"{row.runs_worst:,}",
+        format_count(row.tokens),
+        f"{row.flops:.2g}",
+    ]
+    if row.update_s is None:
+        return [*texts, format_seconds(row.device_s)]
+    share = f"{row.update_s / row.device_s:.1%}" if row.device_s else "–"
+    money = [] if row.price is None else [_amount(row.price)]
+    return [*texts, _hours(row.device_s), share, *money]
+
+
+def _plan_summary(plan: Plan) -> str:
+    total, rental = plan.total, plan.rental
+    expected = f"Expected: {total.runs:,} runs, {format_count(total.tokens)} tokens, "
+    worst = f"At most:  {total.runs_worst:,} runs, "
+    if rental is None:
+        return (
+            f"{expected}{total.flops:.2g} FLOPs, about {format_seconds(plan.seconds)} on "
+            f"{plan.workers} workers of this machine.\n"
+            f"{worst}{format_seconds(plan.seconds_worst)}, if every descent spent its whole budget."
+        )
+    hours, hours_worst = _hours(total.device_s), _hours(total.device_s_worst)
+    device = rental.device.name
+    return (
+        f"{expected}{total.flops:.2g} FLOPs, {hours} {device}-hours{_money(total.price)}.\n"
+        f"{worst}{hours_worst} {device}-hours{_money(total.price_worst)}, if every descent "
+        f"spent its whole budget.\n"
+        f"{_wall_time(plan, rental)}"
     )
+
+
+def _wall_time(plan: Plan, rental: Rental) -> str:
+    devices = f"{rental.count:,} {rental.device.name}" + ("s" if rental.count > 1 else "")
+    time = f"Time:     {format_seconds(plan.seconds_busy)} on {devices}"
+    if plan.seconds == plan.seconds_busy:
+        return f"{time}."
+    return (
+        f"{time} that are always busy; {format_seconds(plan.seconds)} with one run on each, "
+        f"because the runs of a descent wait for each other."
+    )
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _money(price: float | None) -> str:
+    return "" if price is None else f" for {_amount(price)}"
+
+
+def _amount(price: float) -> str:
+    return f"{price:,.0f}" if price >= 100 else f"{price:.2f}"
 
 
 def print_costs(costs: list[OptimizerCost], console: Console) -> None:

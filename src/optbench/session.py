@@ -21,11 +21,13 @@ from optbench.analysis.summary import summarise
 from optbench.analysis.units import format_seconds
 from optbench.bench import OptimizerCost, measure_interleaved, measure_optimizer
 from optbench.config import ConfigError, RunConfig
+from optbench.data.corpus import recipe_for
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
+from optbench.devices import Rental
 from optbench.executors import ProcessExecutor
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
-from optbench.plan import Plan, PlanTotals, make_plan
+from optbench.plan import Plan, PlanTotals, make_plan, plan_for, refuse_long_measurements
 from optbench.planned_runs import planned_runs
 from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
@@ -49,9 +51,11 @@ def run_study(
     """Carry out a study in folder ``out``, or go on with it, then print and write its report.
 
     Raises:
+        DataError: the study's corpus cannot be prepared.
         StoreError: the folder belongs to another study or another process.
         SystemExit: interrupted (130) or a run failed twice (1); everything finished is kept.
     """
+    recipe_for(config.corpus)  # what cannot be prepared is refused before a folder is made
     with RunStore.open(out) as store:
         manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
         study = Study(config, store, manifest.fingerprint)
@@ -142,10 +146,18 @@ def _planned(study: Study, executor: ProcessExecutor) -> PlanTotals:
     return totals
 
 
-def plan_study(config: StudyConfig, workers: int) -> Plan:
-    """What a study will cost on this machine; needs no corpus and no folder."""
+def plan_study(config: StudyConfig, workers: int, rental: Rental | None = None) -> Plan:
+    """What a study will cost on this machine or on others; needs no corpus and no folder.
+
+    Raises:
+        ConfigError: no device is named, and a model is too large for measuring its steps here.
+    """
+    planned = planned_runs(config)
+    if rental is not None:
+        return plan_for(planned, rental)
+    refuse_long_measurements(planned)
     with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-        return make_plan(planned_runs(config), executor)
+        return make_plan(planned, executor)
 
 
 def single_run_config(
@@ -236,6 +248,7 @@ def bench_optimizers(
 
 def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest:
     """The manifest of a corpus, prepared first (with a progress bar) if the cache lacks it."""
+    recipe_for(corpus)  # refuses one that cannot be prepared, before anything is promised
     cache = default_cache_dir()
     if corpus_dir(corpus, vocab_size, cache).exists():
         return prepare(corpus, vocab_size, cache, lambda _what, _share: None)

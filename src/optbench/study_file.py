@@ -19,7 +19,7 @@ from optbench.config import ConfigError, ModelConfig, build_dataclass
 from optbench.coordinate_descent import with_candidate
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
-from optbench.space import Axis, SearchSpace, Value, did_you_mean
+from optbench.space import Axis, SearchSpace, Value, choices, did_you_mean
 from optbench.study_config import (
     RUN_AXES,
     OptimizerStudy,
@@ -298,8 +298,18 @@ class _Reader:
             known = ("space", "start", "run", "preset", "cells")
             self._refuse_unknown(f"optimizers.{name}", raw, known)
             own = OPTIMIZERS[name].space
-            space = self._space(name, raw.get("space", {}), SearchSpace({**own, **RUN_AXES}))
+            if raw.get("space") == {}:
+                self.problems.append(
+                    f"optimizers.{name}.space is empty, and an optimizer that is not tuned cannot "
+                    f"be compared. Give at least one axis, or leave the key out for the axes that "
+                    f"the optimizer declares."
+                )
+            given_space = raw.get("space", {axis: list(own[axis].values) for axis in own})
             defaults: dict[str, Any] = OPTIMIZERS[name].default_hyperparameters()
+            # What an optimizer does not declare as an axis can be searched as a choice.
+            undeclared = {key: choices(value) for key, value in defaults.items()}
+            known_axes = SearchSpace({**undeclared, **own, **RUN_AXES})
+            space = self._space(name, given_space, known_axes)
             given = {**self._preset(name, raw.get("preset", "authors")), **raw.get("start", {})}
             own_run = self._own_run(name, raw, run)
             if own_run is not None:

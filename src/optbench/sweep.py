@@ -186,8 +186,9 @@ class Sweep:
         )
 
     def _check_budget(self) -> None:
-        if reason := self.budget.problem(self.store.records.values()):
+        if self.budget.problem(self.store.records.values()) is not None:
             self._stop()
+            reason = self.budget.problem(self.store.records.values())
             raise BudgetSpentError(
                 f"The study's budget is spent: {reason}. Everything finished is kept in "
                 f"{self.store.directory}; a larger budget, or none, goes on from there."

@@ -31,8 +31,15 @@ from .synthetic import documents
 
 
 def test_unknown_corpus_is_refused_with_the_choices() -> None:
-    with pytest.raises(DataError, match=r"There is no corpus 'pile'\. Choose 'nano'\."):
+    with pytest.raises(DataError, match=r"Unknown corpus 'pile'\. Available: nano\."):
         recipe_for("pile")
+
+
+def test_a_corpus_that_cannot_be_prepared_yet_says_so_and_what_can_be_done() -> None:
+    with pytest.raises(
+        DataError, match=r"'dclm-mix' \(.*\) cannot be prepared yet: .*`optbench plan`"
+    ):
+        recipe_for("dclm-mix")
 
 
 def test_nano_mixes_prose_code_and_maths_two_to_two_to_one() -> None:

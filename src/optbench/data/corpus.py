@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from optbench.config import UserError
+from optbench.space import did_you_mean
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -40,6 +41,12 @@ _SKIPPED_FOLDERS = frozenset(_NOT_SOURCES + _GENERATED)
 
 class DataError(UserError):
     """Text or tokens that cannot be used; the message names what, where and the remedy."""
+
+
+# Corpora that studies may name although nothing here reads them yet.
+_WITHOUT_RECIPE = {
+    "dclm-mix": "DCLM-baseline 3.8 : StarCoder 0.25 : ProofPile-2 0.055, Llama-3 tokenizer",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +105,16 @@ def recipe_for(corpus: str) -> Recipe:
     """The recipe of a corpus by name.
 
     Raises:
-        DataError: there is no such corpus.
+        DataError: there is no such corpus, or none that can be prepared.
     """
+    if corpus in _WITHOUT_RECIPE:
+        raise DataError(
+            f"The corpus '{corpus}' ({_WITHOUT_RECIPE[corpus]}) cannot be prepared yet: this "
+            f"version has no recipe that reads it. A study that names it can be planned "
+            f"(`optbench plan`) but not run; the corpus 'nano' can be prepared."
+        )
     if corpus != "nano":
-        raise DataError(f"There is no corpus '{corpus}'. Choose 'nano'.")
+        raise DataError(did_you_mean(corpus, ["nano"], what="corpus"))
     return Recipe(
         "nano",
         (

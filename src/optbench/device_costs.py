@@ -1,0 +1,99 @@
+"""What a run takes on a device that is not at hand, from counted FLOPs and bytes."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from optbench.config import ModelConfig, RunConfig
+from optbench.devices import Device
+from optbench.model import Llama
+from optbench.optimizers.base import BaseOptimizer
+from optbench.optimizers.buckets import Group
+from optbench.optimizers.work import Work
+from optbench.run import build_optimizer
+
+# Share of the float32 peak that QR and triangular solves of sides of some hundreds reach: they are
+# chains of small products. An assumption, not a measurement.
+FACTOR_USE = 0.01
+FORWARD_SHARE = 1 / 3  # of the FLOPs of forward and backward pass
+
+
+@dataclass(frozen=True, slots=True)
+class RunCost:
+    """Seconds of a run on one device.
+
+    Args:
+        train_s: forward and backward passes of the steps.
+        update_s: the optimizer: its memory traffic, matrix products and further passes.
+        eval_s: validation and test.
+    """
+
+    train_s: float
+    update_s: float
+    eval_s: float
+
+    @property
+    def total_s(self) -> float:
+        """The whole run."""
+        return self.train_s + self.update_s + self.eval_s
+
+
+def run_cost(config: RunConfig, device: Device, mfu: float) -> RunCost:
+    """Seconds of a run whose training reaches ``mfu`` of the device's bfloat16 peak.
+
+    The optimizer's matrix products reach the same share of the peak of their own precision, and
+    what it keeps is read and written once per step at the full rate of the memory.
+    """
+    optimizer = build_optimizer(config, meta_model(config.model))
+    parameters = _parameters(optimizer)
+    num_steps = config.num_steps
+    work = sum(
+        (
+            optimizer.rule_of(group).update_work(shape, group, num_steps) * count
+            for group, shape, count in parameters
+        ),
+        Work(),
+    )
+    pass_s = config.train_flops / num_steps / (device.bf16_flops * mfu)
+    passes = type(optimizer).extra_passes(optimizer.param_groups[0], num_steps)
+    update_s = (
+        passes * pass_s
+        + num_steps * step_bytes(optimizer) / device.bytes_per_s
+        + work.bf16_flops / (device.bf16_flops * mfu)
+        + work.fp32_flops / (device.fp32_flops * mfu)
+        + work.factor_flops / (device.fp32_flops * FACTOR_USE)
+    )
+    evaluated = config.num_evals * config.eval_tokens + config.test_tokens
+    eval_s = evaluated / config.tokens_per_step * pass_s * FORWARD_SHARE
+    return RunCost(num_steps * pass_s, update_s, eval_s)
+
+
+def step_bytes(optimizer: BaseOptimizer) -> int:
+    """Bytes that an update moves at least: parameter and state read and written, gradient read."""
+    total = 0
+    for group, shape, count in _parameters(optimizer):
+        like = torch.empty((1, *shape), device="meta")
+        state = optimizer.rule_of(group).init_state(like, group)
+        kept = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        total += count * (3 * like.numel() * like.element_size() + 2 * kept)
+    return total
+
+
+@functools.lru_cache(maxsize=8)
+def meta_model(config: ModelConfig) -> Llama:
+    """A model that has shapes and no memory."""
+    with torch.device("meta"):
+        return Llama(config, seed=0)
+
+
+def _parameters(optimizer: BaseOptimizer) -> list[tuple[Group, tuple[int, ...], int]]:
+    """Group, shape and number of the parameters that are alike."""
+    return [
+        (group, shape, count)
+        for group in optimizer.param_groups
+        for shape, count in Counter(tuple(p.shape) for p in group["params"]).items()
+    ]
