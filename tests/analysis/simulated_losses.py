@@ -16,7 +16,13 @@ from optbench.analysis.noise import (
     pooled_noise,
 )
 from optbench.analysis.shared_fit import CellLoss, SharedFit, fit_shared
-from optbench.analysis.speedup import BaselineLosses, Estimator, OptimizerLoss, Speedup, speedup
+from optbench.analysis.speedup import (
+    BaselineLosses,
+    CurveEstimator,
+    OptimizerLoss,
+    Speedup,
+    speedup,
+)
 
 BASELINE = "adamw"
 UNIT_PARAMS, UNIT_TOKENS = 1e6, 2e7
@@ -74,7 +80,7 @@ class SimulatedLosses:
         found = (optimizer, size * UNIT_PARAMS, size * ratio * UNIT_TOKENS)
         return next(c for c in self.cells if (c.optimizer, c.params, c.tokens) == found)
 
-    def speedup(self, optimizer: str, estimator: Estimator, replicates: int = 400) -> Speedup:
+    def speedup(self, optimizer: str, estimator: CurveEstimator, replicates: int = 400) -> Speedup:
         """By an estimator that knows one size only."""
         own, size = self.of(optimizer), self.scenario.sizes[0] * UNIT_PARAMS
         points = [c for c in self.cells if c.optimizer == BASELINE and c.params == size]

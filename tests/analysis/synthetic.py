@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from optbench.store import RunRecord, RunStore
 
 UNIT_TOKENS = 655_360
 MODEL = llama(2, 32, 16, 1024, 128)  # its budget at ratio 1 is UNIT_TOKENS
+MODELS = {"d32": MODEL, "d48": llama(2, 48, 16, 1024, 128), "d64": llama(2, 64, 16, 1024, 128)}
+UNIT_PARAMS = MODEL.num_nonembedding_params
 SPACE = SearchSpace(
     lr=geometric(0.004, 0.008, 0.016, 0.032),
     beta2=complement(0.95, 0.98, 0.99),
@@ -29,12 +31,26 @@ ENVIRONMENT = {"optbench": "0.1.0", "torch": "2.13.0", "device": "a CPU", "commi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """The simulated world: L = α·(e·D/D₀)^(−B) + β + σ·z, with an efficiency e per optimizer."""
+    """The simulated world: L = α·(e·D/D₀)^(−B) + β + γ·((N/N₀)^(−0.35) − 1) + σ·z.
+
+    Args:
+        efficiency: e of each optimizer at N₀ and a ratio of 1.
+        trend: e is multiplied by (N/N₀)^trend, the baseline's excepted.
+        drift: e is multiplied by r^drift, by optimizer.
+        steepness: nats that a learning rate a factor of two off the best costs; it grows with the
+            square of the factors.
+        early: factor on what validation losses along a run are above the last one, by optimizer.
+    """
 
     alpha: float = 0.8
     exponent: float = 0.5
     beta: float = 3.4
+    gamma: float = 0.5
     sigma: float = 0.02
+    steepness: float = 0.1
+    trend: float = 0.0
+    drift: Mapping[str, float] = field(default_factory=dict[str, float])
+    early: Mapping[str, float] = field(default_factory=dict[str, float])
     efficiency: Mapping[str, float] = field(
         default_factory=lambda: {"adamw": 1.0, "nadamw": 1.03, "lion": 0.85, "muon": 1.35}
     )
@@ -45,22 +61,32 @@ class Truth:
         default_factory=lambda: {"adamw": 0.012, "nadamw": 0.0122, "lion": 0.0117, "muon": 0.0141}
     )
 
-    def loss(self, tokens: float, efficiency: float = 1.0) -> float:
+    def loss(self, tokens: float, efficiency: float = 1.0, params: float = UNIT_PARAMS) -> float:
         """Without noise."""
-        ratio = tokens * efficiency / UNIT_TOKENS
-        return self.alpha * ratio**-self.exponent + self.beta
+        ratio, size = tokens * efficiency / UNIT_TOKENS, params / UNIT_PARAMS
+        return self.alpha * ratio**-self.exponent + self.beta + self.gamma * (size**-0.35 - 1)
+
+    def speedup(self, optimizer: str, cell: Cell) -> float:
+        """The efficiency in a cell."""
+        size = cell.model.num_nonembedding_params / UNIT_PARAMS
+        trend = 0.0 if optimizer == "adamw" else self.trend
+        drift = self.drift.get(optimizer, 0.0)
+        return self.efficiency[optimizer] * size**trend * cell.ratio**drift
 
     def run(self, config: RunConfig) -> RunRecord:
         """A record as a real run would leave it; the noise depends on the run's identity alone."""
         name, h = config.optimizer.name, config.optimizer.hyperparameters
         rng = np.random.default_rng(zlib.crc32(config.run_id.encode()))
         off = np.log2(float(h["lr"]) / self.best_lr[name])
-        penalty = 0.1 * off**2 + (0.05 if h["beta2"] == 0.95 else 0.0)
+        penalty = self.steepness * off**2 + (0.05 if h["beta2"] == 0.95 else 0.0)
         diverged = bool(off >= 2.9)
-        final = self.loss(config.num_tokens, self.efficiency[name]) + penalty
+        params = config.model.num_nonembedding_params
+        cell = Cell("", config.model, config.num_tokens / (20 * params))
+        final = self.loss(config.num_tokens, self.speedup(name, cell), params) + penalty
         final += self.sigma * rng.standard_normal()
         steps = [config.num_steps * k // 4 for k in (1, 2, 3, 4)]
-        curve = [(s, final + 0.9 * (config.num_steps / s - 1) ** 0.7) for s in steps]
+        early = 0.9 * self.early.get(name, 1.0)
+        curve = [(s, final + early * (config.num_steps / s - 1) ** 0.7) for s in steps]
         step_s = self.step_s[name] * (1 + 0.02 * rng.standard_normal())
         return RunRecord(
             run_id=config.run_id,
@@ -97,16 +123,24 @@ def run_config(optimizer: str, cell: Cell, configuration: Configuration, seed: i
 
 @dataclass(slots=True)
 class SimulatedStudy:
-    """Writes into a store in memory what the driver of a study writes into a real one."""
+    """Writes into a store in memory what the driver of a study writes into a real one.
+
+    Args:
+        ratios: of the baseline's curve at the size of the headline cell.
+        phases: cells by phase, as sizes and ratios; None for a study with one tuned cell.
+        space: searched by every optimizer.
+    """
 
     truth: Truth = field(default_factory=Truth)
     optimizers: tuple[str, ...] = ("adamw", "nadamw", "lion", "muon")
     ratios: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     seeds: int = 6
+    phases: Mapping[str, Sequence[tuple[str, float]]] | None = None
+    space: SearchSpace = field(default_factory=lambda: SPACE)
     store: RunStore = field(default_factory=lambda: RunStore(Path("runs/simulated")))
 
-    def cell(self, ratio: float = 1.0) -> Cell:
-        return Cell("d32", MODEL, ratio)
+    def cell(self, ratio: float = 1.0, size: str = "d32") -> Cell:
+        return Cell(size, MODELS[size], ratio)
 
     def note(self, kind: str, **facts: Any) -> None:
         self.store.journal.append({"kind": kind, **facts})
@@ -127,12 +161,22 @@ class SimulatedStudy:
             confirm_seeds=self.seeds,
             tuned_cell=self.cell().to_dict(),
             baseline_cells=[self.cell(r).to_dict() for r in self.ratios if r != 1.0],
-            axes={name: list(SPACE) for name in self.optimizers},
+            axes={name: list(self.space) for name in self.optimizers},
+            **self._phases(),
         )
         self.note(
             "plan", runs=90, runs_worst=140, tokens=60_000_000, flops=2e13, seconds=300.0, workers=2
         )
         self.note("session", started_at="2026-01-01T00:00:00", workers=2, host=ENVIRONMENT)
+
+    def _phases(self) -> dict[str, Any]:
+        if self.phases is None:
+            return {}
+        named = {
+            name: [self.cell(ratio, size).to_dict() for size, ratio in cells]
+            for name, cells in self.phases.items()
+        }
+        return {"phases": named}
 
     def measure_noise(self) -> None:
         neighbour = {**START, "lr": 0.008}
@@ -153,20 +197,21 @@ class SimulatedStudy:
             tie_threshold=max(3e-3, paired),
         )
 
-    def tune(self, optimizer: str) -> Configuration:
-        descent = CoordinateDescent(space=SPACE, start=START, tie_threshold=0.02, max_runs=24)
+    def tune(
+        self, optimizer: str, ratio: float = 1.0, size: str = "d32", tau: float = 0.02
+    ) -> Configuration:
+        cell = self.cell(ratio, size)
+        descent = CoordinateDescent(space=self.space, start=START, tie_threshold=tau, max_runs=24)
         while candidates := descent.ask():
             for candidate in candidates:
-                record = self.train(run_config(optimizer, self.cell(), candidate, 0))
+                record = self.train(run_config(optimizer, cell, candidate, 0))
                 loss = float("inf") if record.val_loss is None else record.val_loss
                 descent.tell(candidate, loss)
-        configs = [
-            run_config(optimizer, self.cell(), e.configuration, 0) for e in descent.evaluations
-        ]
+        configs = [run_config(optimizer, cell, e.configuration, 0) for e in descent.evaluations]
         winner = {**descent.incumbent, "weight_decay": 0.1}  # held fixed, so never searched
         self.note(
             "tuning",
-            cell=self.cell().to_dict(),
+            cell=cell.to_dict(),
             optimizer=optimizer,
             start=dict(START),
             incumbent=winner,
@@ -189,9 +234,13 @@ class SimulatedStudy:
         return winner
 
     def confirm(
-        self, optimizer: str, configuration: Configuration, ratio: float = 1.0
+        self,
+        optimizer: str,
+        configuration: Configuration,
+        ratio: float = 1.0,
+        size: str = "d32",
     ) -> list[str]:
-        cell = self.cell(ratio)
+        cell = self.cell(ratio, size)
         configs = [run_config(optimizer, cell, configuration, 1000 + k) for k in range(self.seeds)]
         for config in configs:
             self.train(config)
@@ -204,6 +253,11 @@ class SimulatedStudy:
             run_ids=run_ids,
         )
         return run_ids
+
+    def confirm_best(self, optimizer: str, ratio: float = 1.0, size: str = "d32") -> list[str]:
+        """The configuration that is the best in truth, without a search for it."""
+        best = {**START, "lr": self.truth.best_lr[optimizer]}
+        return self.confirm(optimizer, best, ratio, size)
 
     def end(self) -> None:
         self.note(
@@ -224,4 +278,18 @@ def finished_study(truth: Truth | None = None, **settings: Any) -> SimulatedStud
         for ratio in study.ratios if optimizer == "adamw" else (1.0,):
             study.confirm(optimizer, winner, ratio)
     study.end()
+    return study
+
+
+def confirmed_study(
+    truth: Truth, cells: Sequence[tuple[str, float]], **settings: Any
+) -> SimulatedStudy:
+    """Every optimizer confirmed in every cell, nothing tuned."""
+    names = tuple(truth.efficiency)
+    phases = {"tune": list(cells), "retune": [], "predict": []}
+    study = SimulatedStudy(truth=truth, optimizers=names, ratios=(1.0,), phases=phases, **settings)
+    study.begin()
+    for optimizer in names:
+        for size, ratio in cells:
+            study.confirm_best(optimizer, ratio, size)
     return study

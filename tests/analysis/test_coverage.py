@@ -8,7 +8,7 @@ import pytest
 from optbench.analysis.noise import pooled_noise
 from optbench.analysis.speedup import (
     BaselineLosses,
-    Estimator,
+    CurveEstimator,
     OptimizerLoss,
     Speedup,
     Timing,
@@ -21,7 +21,7 @@ ALPHA, EXPONENT, BETA, SIGMA = 0.8, 0.5, 3.4, 0.02
 
 def simulated_interval(
     rng: np.random.Generator,
-    estimator: Estimator,
+    estimator: CurveEstimator,
     efficiency: float,
     *,
     seeds: int = 6,
@@ -70,7 +70,7 @@ def simulated_interval(
     )
 
 
-def coverage(studies: int, estimator: Estimator, truth: float, **settings: float) -> float:
+def coverage(studies: int, estimator: CurveEstimator, truth: float, **settings: float) -> float:
     rng = np.random.default_rng(20)
     hits = 0
     for _ in range(studies):
@@ -138,9 +138,12 @@ def test_interval_in_seconds_covers_the_truth() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["interpolate", "paper"])
-@pytest.mark.parametrize("efficiency", [0.8, 1.0, 1.3, 1.9])
-@pytest.mark.parametrize(("seeds", "sigma"), [(6, 0.02), (3, 0.02), (6, 0.05)])
-def test_coverage_over_many_studies(
-    estimator: Estimator, efficiency: float, seeds: int, sigma: float
-) -> None:
-    assert coverage(1000, estimator, efficiency, seeds=seeds, sigma=sigma) >= 0.93
+def test_coverage_over_many_studies(estimator: CurveEstimator) -> None:
+    """150 studies of a kind have a standard error of 1.8 %, those of all kinds together 0.5 %."""
+    table = {
+        (efficiency, seeds, sigma): coverage(150, estimator, efficiency, seeds=seeds, sigma=sigma)
+        for efficiency in (0.8, 1.0, 1.3, 1.9)
+        for seeds, sigma in ((6, 0.02), (3, 0.02), (6, 0.05))
+    }
+    assert min(table.values()) >= 0.89, table
+    assert 0.935 <= np.mean(list(table.values())) <= 0.975, table

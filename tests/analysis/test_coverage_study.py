@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from optbench.analysis.speedup import Estimator
+from optbench.analysis.speedup import CurveEstimator
 
 from .simulated_losses import BASELINE, UNIT_PARAMS, Scenario, simulate, true_efficiency, true_loss
 
 STUDIES = 200
-ONE_SIZE: tuple[Estimator, ...] = ("paper", "interpolate")
+ONE_SIZE: tuple[CurveEstimator, ...] = ("paper", "interpolate")
 DOUBLING = (0.5, 1.0, 2.0, 4.0)
 
 SCENARIOS = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from optbench.analysis.noise import SeedNoise
 from optbench.analysis.speedup import (
     BaselineLosses,
-    Estimator,
+    CurveEstimator,
     OptimizerLoss,
     Timing,
     speedup,
@@ -18,8 +19,13 @@ from .published import ADAMW_130M, ADAMW_SPEEDUPS, MUON_130M, MUON_SPEEDUPS, RAT
 BASELINE = BaselineLosses(
     tokens=(0.5, 1.0, 1.5, 2.0), means=(4.6, 4.2, 4.05, 3.95), counts=(6, 6, 6, 6)
 )
+EXACT = BaselineLosses(  # a power law, so that a joint fit finds nothing wrong at any noise
+    tokens=BASELINE.tokens,
+    means=tuple(3.2 + t**-0.5 for t in BASELINE.tokens),
+    counts=BASELINE.counts,
+)
 NOISE = SeedNoise(sigma=0.02, dof=25, low=0.015, high=0.028, equal_p=None)
-ESTIMATORS: tuple[Estimator, ...] = ("interpolate", "paper")
+ESTIMATORS: tuple[CurveEstimator, ...] = ("interpolate", "paper")
 
 
 def at(loss: float, tokens: float = 1.0, count: int = 6) -> OptimizerLoss:
@@ -59,16 +65,42 @@ def test_the_baseline_is_exactly_as_fast_as_itself(tokens: float) -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_interval_surrounds_the_estimate_and_narrows_with_the_noise(estimator: Estimator) -> None:
-    wide = speedup(BASELINE, at(4.1), NOISE, estimator=estimator)
+def test_interval_surrounds_the_estimate_and_narrows_with_the_noise(
+    estimator: CurveEstimator,
+) -> None:
+    wide = speedup(EXACT, at(4.1), NOISE, estimator=estimator)
     quiet = SeedNoise(sigma=0.002, dof=25, low=0.0, high=0.0, equal_p=None)
-    narrow = speedup(BASELINE, at(4.1), quiet, estimator=estimator)
+    narrow = speedup(EXACT, at(4.1), quiet, estimator=estimator)
     assert wide.low is not None
     assert wide.high is not None
     assert narrow.low is not None
     assert narrow.high is not None
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
     assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(10, rel=0.1)
+
+
+def test_a_power_law_that_does_not_fit_has_an_interval_for_its_own_error_too() -> None:
+    """The curve falls by steps that no α·D^(−B) + β makes; interpolation does not mind."""
+    quiet = SeedNoise(sigma=0.002, dof=25, low=0.0, high=0.0, equal_p=None)
+    bent = dataclasses.replace(EXACT, means=(4.6, 4.3, 3.95, 3.9))
+    width = {
+        (name, estimator): found.high - found.low
+        for name, curve in (("power law", EXACT), ("bent", bent))
+        for estimator in ESTIMATORS
+        for found in [speedup(curve, at(4.2), quiet, estimator=estimator)]
+        if found.low is not None and found.high is not None
+    }
+    assert width["bent", "paper"] > 20 * width["power law", "paper"]
+    assert width["bent", "interpolate"] < 2 * width["power law", "interpolate"]
+
+
+def test_three_budgets_cannot_show_that_a_power_law_does_not_fit() -> None:
+    quiet = SeedNoise(sigma=0.002, dof=25, low=0.0, high=0.0, equal_p=None)
+    bent = BaselineLosses(tokens=(0.5, 1.0, 1.5), means=(4.6, 4.3, 3.95), counts=(6, 6, 6))
+    found = speedup(bent, at(4.2), quiet, estimator="paper")
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high - found.low < 0.02
 
 
 def test_interval_has_the_width_that_the_slope_of_the_curve_predicts() -> None:
@@ -91,7 +123,9 @@ def test_few_degrees_of_freedom_widen_the_interval_like_students_t() -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_without_a_noise_estimate_there_is_a_value_but_no_interval(estimator: Estimator) -> None:
+def test_without_a_noise_estimate_there_is_a_value_but_no_interval(
+    estimator: CurveEstimator,
+) -> None:
     found = speedup(BASELINE, at(4.1), None, estimator=estimator)
     assert found.value == speedup(BASELINE, at(4.1), NOISE, estimator=estimator).value
     assert (found.low, found.high) == (None, None)
@@ -143,7 +177,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 
 @pytest.mark.parametrize(("estimator", "least"), [("interpolate", 2), ("paper", 3)])
-def test_too_few_budgets_are_refused(estimator: Estimator, least: int) -> None:
+def test_too_few_budgets_are_refused(estimator: CurveEstimator, least: int) -> None:
     short = BaselineLosses(
         tokens=BASELINE.tokens[: least - 1],
         means=BASELINE.means[: least - 1],

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from optbench.analysis.confirmation import Confirmed, read_confirmation
+from optbench.analysis.confirmation import Confirmed
 from optbench.analysis.interpolation import MonotoneCurve
-from optbench.analysis.journal import Journal, StudyEntry, TimingEntry
+from optbench.analysis.journal_entries import CellEntry, TimingEntry
 from optbench.analysis.noise import MeanLoss, SeedNoise, mean_loss
 from optbench.analysis.scaling import LossCurveFit, fit_loss_curve
 from optbench.analysis.speedup import MIN_BUDGETS, BaselineLosses
-from optbench.store import RunRecord
 
 _CURVE_SAMPLES = 61
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What every optimizer is compared with.
+    """What every optimizer in a cell is compared with.
 
     Args:
         name: the baseline optimizer.
-        confirmed: its fresh seeds in the tuned cell.
-        losses: its loss curve, the tuned cell among the budgets.
-        noise: the pooled seed noise.
-        timing: step times of all winners side by side, once they were measured.
+        confirmed: its fresh seeds in that cell.
+        losses: its loss curve: all budgets at the size of the cell.
+        noise: the seed noise, pooled over the size.
+        timing: step times of the winners in that cell side by side, once they were measured.
     """
 
     name: str
@@ -64,42 +63,48 @@ class BaselineCurve:
     fitted: tuple[float, ...]
 
 
-def confirmed_baseline(journal: Journal, records: Mapping[str, RunRecord]) -> list[Confirmed]:
-    """The baseline's fresh seeds in every cell that has them, by budget."""
-    entries = [
-        journal.confirmation(cell, journal.study.baseline) for cell in journal.study.curve_cells
-    ]
-    return [read_confirmation(entry, records) for entry in entries if entry is not None]
-
-
 def build_reference(
-    study: StudyEntry,
+    name: str,
+    cell: CellEntry,
     curve_points: Sequence[Confirmed],
     noise: SeedNoise | None,
     timing: TimingEntry | None = None,
 ) -> Reference:
-    """Mean losses by budget; a cell in which every seed diverged is no point of the curve."""
-    measured = [point for point in curve_points if point.losses]
-    in_tuned_cell = [c for c in curve_points if c.cell.key == study.tuned_cell.key]
+    """Collect what a cell is compared with.
+
+    Args:
+        name: the baseline.
+        cell: in which others are compared with it.
+        curve_points: its fresh seeds in all cells of the size, by budget.
+        noise: pooled over the size.
+        timing: of any cell; used in its own.
+    """
+    in_cell = [c for c in curve_points if c.cell.key == cell.key]
     return Reference(
-        name=study.baseline,
-        confirmed=in_tuned_cell[0] if in_tuned_cell else None,
-        losses=BaselineLosses(
-            tokens=tuple(float(point.cell.num_tokens) for point in measured),
-            means=tuple(float(np.mean(point.losses)) for point in measured),
-            counts=tuple(len(point.losses) for point in measured),
-            by_seed=tuple(point.by_seed for point in measured),
-        ),
+        name=name,
+        confirmed=in_cell[0] if in_cell else None,
+        losses=curve_losses(curve_points),
         noise=noise,
-        timing=timing,
+        timing=timing if timing is not None and timing.cell.key == cell.key else None,
     )
 
 
-def draw_curve(points: Sequence[Confirmed], reference: Reference) -> BaselineCurve:
-    """The points and the curves that the estimators put through them."""
-    losses = reference.losses
+def curve_losses(points: Sequence[Confirmed]) -> BaselineLosses:
+    """Mean losses by budget; a cell in which every seed diverged is no point of the curve."""
+    measured = [point for point in points if point.losses]
+    return BaselineLosses(
+        tokens=tuple(float(point.cell.num_tokens) for point in measured),
+        means=tuple(float(np.mean(point.losses)) for point in measured),
+        counts=tuple(len(point.losses) for point in measured),
+        by_seed=tuple(point.by_seed for point in measured),
+    )
+
+
+def draw_curve(points: Sequence[Confirmed], noise: SeedNoise | None) -> BaselineCurve:
+    """The points of a size, by budget, and the curves that the estimators put through them."""
+    losses = curve_losses(points)
     measured = tuple(
-        BaselinePoint(confirmed=point, mean=mean_loss(point.losses, reference.noise))
+        BaselinePoint(confirmed=point, mean=mean_loss(point.losses, noise))
         for point in points
         if point.losses
     )

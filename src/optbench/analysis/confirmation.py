@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optbench.analysis.journal import CellEntry, ConfirmationEntry
+from optbench.analysis.journal import Journal
+from optbench.analysis.journal_entries import CellEntry, ConfirmationEntry
 from optbench.space import Configuration
 from optbench.store import RunRecord
 
@@ -67,6 +68,19 @@ class Confirmed:
     def devices(self) -> frozenset[str]:
         """What the runs were timed on."""
         return frozenset(seed.device for seed in self.seeds)
+
+
+def read_confirmations(journal: Journal, records: Mapping[str, RunRecord]) -> list[Confirmed]:
+    """Everything confirmed: the baseline by size and budget, then the others as they ended."""
+    study = journal.study
+    found = [
+        read_confirmation(entry, records)
+        for entry in journal.confirmations.values()
+        if entry.optimizer in study.optimizers
+    ]
+    baseline = [c for c in found if c.optimizer == study.baseline]
+    baseline.sort(key=lambda c: (c.cell.num_nonembedding_params, c.cell.num_tokens))
+    return [*baseline, *(c for c in found if c.optimizer != study.baseline)]
 
 
 def read_confirmation(entry: ConfirmationEntry, records: Mapping[str, RunRecord]) -> Confirmed:

@@ -1,4 +1,4 @@
-"""The study's journal, typed: what was planned, tuned, confirmed and when.
+"""The study's journal, typed: what was planned, tuned, predicted, confirmed and when.
 
 The driver of a study appends plain dictionaries (see `store.RunStore.note`); a study that goes on
 says some things twice, and the last entry about the same cell and optimizer is the one that holds.
@@ -7,177 +7,34 @@ says some things twice, and the last entry about the same cell and optimizer is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from optbench.space import Configuration, Value
+from optbench.analysis.journal_entries import (
+    AxisPredictionEntry,
+    AxisSensitivityEntry,
+    CellEntry,
+    CellKey,
+    ConfirmationEntry,
+    EdgeEntry,
+    EvaluationEntry,
+    MoveEntry,
+    NoiseEntry,
+    PhasesEntry,
+    PlanEntry,
+    PredictionEntry,
+    RejectionEntry,
+    SensitivityEntry,
+    SessionEndEntry,
+    SessionEntry,
+    StudyEntry,
+    TimingEntry,
+    TuningEntry,
+)
 from optbench.store import StoreError
 
-CellKey: TypeAlias = tuple[str, float]
 Entry = TypeVar("Entry")
-
-
-@dataclass(frozen=True, slots=True)
-class CellEntry:
-    """A model size and a budget, as the journal names them (see `ladder.Cell`)."""
-
-    size: str
-    ratio: float
-    num_tokens: int
-    num_nonembedding_params: int
-
-    @property
-    def key(self) -> CellKey:
-        """What tells two cells of one study apart."""
-        return self.size, self.ratio
-
-    @property
-    def label(self) -> str:
-        """Such as ``d32 1x``."""
-        return f"{self.size} {self.ratio:g}x"
-
-
-@dataclass(frozen=True, slots=True)
-class StudyEntry:
-    """What is compared with what, and where."""
-
-    name: str
-    title: str
-    smoke: bool
-    baseline: str
-    optimizers: tuple[str, ...]
-    confirm_seeds: int
-    tuned_cell: CellEntry
-    baseline_cells: tuple[CellEntry, ...]
-    axes: Mapping[str, Sequence[str]]
-
-    @property
-    def curve_cells(self) -> tuple[CellEntry, ...]:
-        """Cells of the baseline's loss curve, the tuned one among them, by budget."""
-        cells = {cell.key: cell for cell in (*self.baseline_cells, self.tuned_cell)}
-        return tuple(sorted(cells.values(), key=lambda cell: cell.num_tokens))
-
-
-@dataclass(frozen=True, slots=True)
-class PlanEntry:
-    """What the study expected to spend before it started; ``runs_worst`` if every edge is grown."""
-
-    runs: int
-    runs_worst: int
-    tokens: int
-    flops: float
-    seconds: float
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseEntry:
-    """The measurement that set the tie threshold of a cell.
-
-    ``sigma`` is the standard deviation of validation losses over seeds, ``paired_sigma`` that of
-    the difference to a neighbouring configuration on the same seeds; the threshold is made from it.
-    """
-
-    cell: CellEntry
-    optimizer: str
-    run_ids: tuple[str, ...]
-    neighbour_run_ids: tuple[str, ...]
-    sigma: float
-    paired_sigma: float
-    tie_threshold: float
-
-
-@dataclass(frozen=True, slots=True)
-class MoveEntry:
-    """A step of the incumbent along one axis; a loss of None diverged."""
-
-    axis: str
-    before: Value
-    after: Value
-    loss_before: float | None
-    loss_after: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationEntry:
-    """A configuration, its run and its validation loss; None if it diverged."""
-
-    configuration: Configuration
-    run_id: str
-    loss: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class RejectionEntry:
-    """A candidate that was refused before it cost anything."""
-
-    configuration: Configuration
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeEntry:
-    """An incumbent on the end of an axis."""
-
-    axis: str
-    value: Value
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class TuningEntry:
-    """A finished coordinate descent of one optimizer in one cell."""
-
-    cell: CellEntry
-    optimizer: str
-    start: Configuration
-    incumbent: Configuration
-    certified: bool
-    tie_threshold: float
-    moves: tuple[MoveEntry, ...]
-    evaluations: tuple[EvaluationEntry, ...]
-    rejected: tuple[RejectionEntry, ...]
-    edges: tuple[EdgeEntry, ...]
-    runs: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmationEntry:
-    """The winner of a tuning, trained again on fresh seeds."""
-
-    cell: CellEntry
-    optimizer: str
-    configuration: Configuration
-    run_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEntry:
-    """One start of the study's driver, on one machine."""
-
-    started_at: str
-    workers: int
-    host: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEndEntry:
-    """The orderly end of the session that started then."""
-
-    started_at: str
-    wall_s: float
-    runs_trained: int
-
-
-@dataclass(frozen=True, slots=True)
-class TimingEntry:
-    """Training seconds per token of each winner, round by round side by side on one device."""
-
-    cell: CellEntry
-    device: str
-    s_per_token: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +49,12 @@ class Journal:
     sessions: tuple[SessionEntry, ...]
     session_ends: tuple[SessionEndEntry, ...]
     timing: TimingEntry | None
+    sensitivities: Mapping[str, SensitivityEntry] = field(
+        default_factory=dict[str, SensitivityEntry]
+    )
+    predictions: Mapping[tuple[CellKey, str], PredictionEntry] = field(
+        default_factory=dict[tuple[CellKey, str], PredictionEntry]
+    )
 
     def tuning(self, cell: CellEntry, optimizer: str) -> TuningEntry | None:
         """The tuning of an optimizer in a cell, once it has ended."""
@@ -200,6 +63,10 @@ class Journal:
     def confirmation(self, cell: CellEntry, optimizer: str) -> ConfirmationEntry | None:
         """The fresh seeds of an optimizer's winner in a cell."""
         return self.confirmations.get((cell.key, optimizer))
+
+    def prediction(self, cell: CellEntry, optimizer: str) -> PredictionEntry | None:
+        """What the scaling laws gave an optimizer in a cell."""
+        return self.predictions.get((cell.key, optimizer))
 
 
 _KINDS: dict[str, type[Any]] = {
@@ -211,15 +78,27 @@ _KINDS: dict[str, type[Any]] = {
     "session": SessionEntry,
     "session_end": SessionEndEntry,
     "timing": TimingEntry,
+    "sensitivity": SensitivityEntry,
+    "prediction": PredictionEntry,
 }
-_NESTED: dict[str, type[Any]] = {
-    "cell": CellEntry,
-    "tuned_cell": CellEntry,
-    "baseline_cells": CellEntry,
-    "moves": MoveEntry,
-    "evaluations": EvaluationEntry,
-    "rejected": RejectionEntry,
-    "edges": EdgeEntry,
+_NESTED: dict[tuple[type[Any], str], type[Any]] = {
+    (PhasesEntry, "tune"): CellEntry,
+    (PhasesEntry, "retune"): CellEntry,
+    (PhasesEntry, "predict"): CellEntry,
+    (StudyEntry, "tuned_cell"): CellEntry,
+    (StudyEntry, "baseline_cells"): CellEntry,
+    (StudyEntry, "phases"): PhasesEntry,
+    (NoiseEntry, "cell"): CellEntry,
+    (TuningEntry, "cell"): CellEntry,
+    (TuningEntry, "moves"): MoveEntry,
+    (TuningEntry, "evaluations"): EvaluationEntry,
+    (TuningEntry, "rejected"): RejectionEntry,
+    (TuningEntry, "edges"): EdgeEntry,
+    (ConfirmationEntry, "cell"): CellEntry,
+    (TimingEntry, "cell"): CellEntry,
+    (SensitivityEntry, "axes"): AxisSensitivityEntry,
+    (PredictionEntry, "cell"): CellEntry,
+    (PredictionEntry, "axes"): AxisPredictionEntry,
 }
 
 
@@ -243,7 +122,7 @@ def read_journal(entries: Iterable[Mapping[str, Any]]) -> Journal:
         )
     by_place = {
         kind: {(entry.cell.key, entry.optimizer): entry for entry in found[kind]}
-        for kind in ("noise", "tuning", "confirmation")
+        for kind in ("noise", "tuning", "confirmation", "prediction")
     }
     return Journal(
         study=found["study"][-1],
@@ -254,22 +133,22 @@ def read_journal(entries: Iterable[Mapping[str, Any]]) -> Journal:
         sessions=tuple(found["session"]),
         session_ends=tuple(found["session_end"]),
         timing=found["timing"][-1] if found["timing"] else None,
+        sensitivities={entry.optimizer: entry for entry in found["sensitivity"]},
+        predictions=by_place["prediction"],
     )
 
 
 def _typed(cls: type[Entry], raw: Mapping[str, Any], where: str) -> Entry:
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-        if field.name not in raw:
-            raise StoreError(
-                f"The {where} lacks '{field.name}'; it was written by another version."
-            )
-        values[field.name] = _typed_value(field.name, raw[field.name], where)
+    for item in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
+        if item.name in raw:
+            values[item.name] = _typed_value(_NESTED.get((cls, item.name)), raw[item.name], where)
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise StoreError(f"The {where} lacks '{item.name}'; it was written by another version.")
     return cls(**values)
 
 
-def _typed_value(name: str, value: Any, where: str) -> Any:
-    nested = _NESTED.get(name)
+def _typed_value(nested: type[Any] | None, value: Any, where: str) -> Any:
     if isinstance(value, list):
         return tuple(_typed(nested, item, where) if nested else item for item in value)
-    return _typed(nested, value, where) if nested else value
+    return _typed(nested, value, where) if nested and value is not None else value

@@ -9,17 +9,13 @@ from typing import Literal, TypeAlias
 
 from optbench.analysis.baseline import Reference
 from optbench.analysis.confirmation import Confirmed
-from optbench.analysis.noise import (
-    Difference,
-    MeanLoss,
-    mean_difference,
-    mean_loss,
-    paired_difference,
-)
+from optbench.analysis.contrasts import difference_by_seed
+from optbench.analysis.journal_entries import PredictionEntry
+from optbench.analysis.noise import Difference, MeanLoss, mean_loss
+from optbench.analysis.shared_fit import SharedFit
 from optbench.analysis.speedup import (
     MIN_BUDGETS,
-    MIN_SHARED_SEEDS,
-    Estimator,
+    CurveEstimator,
     OptimizerLoss,
     Speedup,
     Timing,
@@ -33,7 +29,7 @@ Standing: TypeAlias = Literal["baseline", "faster", "slower", "cannot tell", "no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerRow:
-    """One optimizer in the tuned cell; what is not known yet is None.
+    """One optimizer in a cell; what is not known yet is None.
 
     Args:
         test: mean test loss of the confirmation runs that did not diverge.
@@ -43,14 +39,17 @@ class OptimizerRow:
             ``paper``, which extrapolates.
         seconds: the same in training seconds on the device of the study.
         baseline_tokens: after which the baseline has the same mean loss, by the headline estimate.
-        estimates: the speed-up in tokens by every estimator that the baseline's budgets allow.
+        estimates: the speed-up in tokens by every estimator that the baseline's budgets allow, the
+            joint fit of all cells last.
         difference: mean test loss minus the baseline's.
         s_per_token: median training seconds per token.
         state_bytes_per_param: optimizer state over all parameters.
-        spent: by all of its runs, tuning and confirmation, in every cell.
+        spent: by all of its runs, tuning and confirmation; in every cell, or in this one alone for
+            the rows of a `cells.CellSummary`.
         standing: the verdict in a word.
         verdict: the verdict in a sentence.
         missing: what is not there, in sentences.
+        prediction: how the configuration was predicted, where it was not tuned.
     """
 
     optimizer: str
@@ -69,6 +68,7 @@ class OptimizerRow:
     standing: Standing
     verdict: str
     missing: tuple[str, ...]
+    prediction: PredictionEntry | None = None
 
 
 def build_row(
@@ -77,6 +77,8 @@ def build_row(
     tuning: Tuning | None,
     spent: Spent,
     reference: Reference,
+    shared: SharedFit | None = None,
+    prediction: PredictionEntry | None = None,
 ) -> OptimizerRow:
     """Compare one optimizer with the reference, as far as its runs allow."""
     is_baseline = optimizer == reference.name
@@ -84,7 +86,7 @@ def build_row(
     estimates: tuple[Speedup, ...] = ()
     tokens = seconds = None
     if confirmed and test and not is_baseline:
-        estimates = _estimates(confirmed, test, reference)
+        estimates = _estimates(confirmed, test, reference, shared)
         tokens = headline(estimates)
         seconds = _in_seconds(confirmed, test, reference, tokens)
     standing = _standing(test, tokens, is_baseline=is_baseline)
@@ -98,7 +100,7 @@ def build_row(
         seconds=seconds,
         baseline_tokens=tokens.value * confirmed.cell.num_tokens if tokens and confirmed else None,
         estimates=estimates,
-        difference=None if is_baseline else _difference(confirmed, test, reference),
+        difference=None if is_baseline else _difference(confirmed, reference),
         s_per_token=_median(confirmed.seconds_per_token if confirmed else ()),
         state_bytes_per_param=_median(
             [seed.state_bytes_per_param for seed in confirmed.seeds] if confirmed else ()
@@ -106,7 +108,8 @@ def build_row(
         spent=spent,
         standing=standing,
         verdict=_verdict(standing, tokens, seconds, confirmed, reference),
-        missing=tuple(_missing(optimizer, confirmed, tuning, reference)),
+        missing=tuple(_missing(optimizer, confirmed, tuning, prediction, reference)),
+        prediction=prediction,
     )
 
 
@@ -123,21 +126,48 @@ def _optimizer_loss(confirmed: Confirmed, test: MeanLoss) -> OptimizerLoss:
     )
 
 
-def _estimates(confirmed: Confirmed, test: MeanLoss, reference: Reference) -> tuple[Speedup, ...]:
-    allowed: list[Estimator] = [
+def _estimates(
+    confirmed: Confirmed, test: MeanLoss, reference: Reference, shared: SharedFit | None
+) -> tuple[Speedup, ...]:
+    allowed: list[CurveEstimator] = [
         name for name, least in MIN_BUDGETS.items() if len(reference.losses.tokens) >= least
     ]
     loss = _optimizer_loss(confirmed, test)
-    return tuple(
+    found = [
         speedup(reference.losses, loss, reference.noise, estimator=estimator)
         for estimator in allowed
+    ]
+    if shared is not None and (joint := _joint_estimate(confirmed, reference, shared)):
+        found.append(joint)
+    return tuple(found)
+
+
+def _joint_estimate(
+    confirmed: Confirmed, reference: Reference, shared: SharedFit
+) -> Speedup | None:
+    """None at a size that the joint fit does not have."""
+    params = float(confirmed.cell.num_nonembedding_params)
+    found = shared.efficiency(confirmed.optimizer, params)
+    if found is None or not reference.losses.tokens:
+        return None
+    return Speedup(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        estimator="shared",
+        extrapolated=found.extrapolated,
+        bound=found.bound,
     )
 
 
 def headline(estimates: Sequence[Speedup]) -> Speedup | None:
-    """The first estimate that is a number: a bound is quoted only where there is no other."""
-    numbers = [estimate for estimate in estimates if not estimate.bound]
-    return next(iter([*numbers, *estimates]), None)
+    """The first estimate that is a number: a bound is quoted only where there is no other.
+
+    The joint fit is no candidate: its replicates cannot be turned into seconds.
+    """
+    own = [estimate for estimate in estimates if estimate.estimator != "shared"]
+    numbers = [estimate for estimate in own if not estimate.bound]
+    return next(iter([*numbers, *own]), None)
 
 
 def _in_seconds(
@@ -145,7 +175,7 @@ def _in_seconds(
 ) -> Speedup | None:
     """None where the two were not timed, or on different devices."""
     timing = _timing(confirmed, reference)
-    if tokens is None or timing is None:
+    if tokens is None or tokens.estimator == "shared" or timing is None:
         return None
     return speedup(
         reference.losses,
@@ -172,17 +202,11 @@ def _timing(confirmed: Confirmed, reference: Reference) -> Timing | None:
     return Timing(baseline=baseline.seconds_per_token, optimizer=confirmed.seconds_per_token)
 
 
-def _difference(
-    confirmed: Confirmed | None, test: MeanLoss | None, reference: Reference
-) -> Difference | None:
-    """Paired over the seeds if both have the same ones, else of two independent means."""
-    baseline, noise = reference.confirmed, reference.noise
-    if confirmed is None or test is None or noise is None or not (baseline and baseline.losses):
+def _difference(confirmed: Confirmed | None, reference: Reference) -> Difference | None:
+    baseline = reference.confirmed
+    if confirmed is None or baseline is None:
         return None
-    own, others = confirmed.by_seed, baseline.by_seed
-    if own.keys() == others.keys() and len(own) >= MIN_SHARED_SEEDS:
-        return paired_difference([own[seed] - others[seed] for seed in own])
-    return mean_difference(test, mean_loss(baseline.losses, noise), noise)
+    return difference_by_seed(confirmed.by_seed, baseline.by_seed, reference.noise)
 
 
 def _standing(test: MeanLoss | None, tokens: Speedup | None, *, is_baseline: bool) -> Standing:
@@ -212,8 +236,11 @@ def _verdict(
     if standing == "baseline":
         return "the baseline"
     if tokens is None:
-        diverged = confirmed is not None and confirmed.num_diverged > 0 and not confirmed.losses
-        return "no result: every confirmation run diverged" if diverged else "no result yet"
+        if confirmed is None or not confirmed.seeds:
+            return "no result yet"
+        if not confirmed.losses:
+            return "no result: every confirmation run diverged"
+        return f"no speed-up: {reference.name} has too few budgets at this size"
     sentence = {
         "faster": f"faster than {reference.name} in tokens: interval above 1",
         "slower": f"slower than {reference.name} in tokens: interval below 1",
@@ -234,10 +261,14 @@ def _verdict(
 
 
 def _missing(
-    optimizer: str, confirmed: Confirmed | None, tuning: Tuning | None, reference: Reference
+    optimizer: str,
+    confirmed: Confirmed | None,
+    tuning: Tuning | None,
+    prediction: PredictionEntry | None,
+    reference: Reference,
 ) -> list[str]:
     if confirmed is None:
-        stage = "is still being tuned" if tuning is None else "is tuned"
+        stage = "is tuned" if tuning else "is predicted" if prediction else "is still being tuned"
         return [f"{optimizer} {stage}: no confirmation runs yet."]
     found: list[str] = []
     if confirmed.absent:

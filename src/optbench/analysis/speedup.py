@@ -11,6 +11,10 @@ and inverts it. Percentiles of the replicates are the interval; both estimators 
 losses, so no correction for the curvature of the inverse is needed. Simulated studies with a known
 truth check the coverage (``tests/analysis/test_coverage.py``).
 
+A power law with four budgets or more can be seen to be wrong. Where it does not fit the baseline
+and the optimizer by the noise of their means (the test of `shared_fit`), the replicates of
+``paper`` also move every mean by an error of the model: wide rather than wrong.
+
 How the means move:
 
 - *Shared seeds.* The protocol trains all optimizers and all budgets on the same fresh seeds, and a
@@ -31,14 +35,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optbench.analysis.interpolation import Bound, MonotoneCurve, invert_interpolations
+from optbench.analysis.mean_noise import MIN_SHARED_SEEDS, independent_noise
 from optbench.analysis.noise import LEVEL, SeedNoise
 from optbench.analysis.scaling import fit_loss_curve, invert_fits
+from optbench.analysis.shared_fit import CellLoss, fit_shared
 
 Floats: TypeAlias = NDArray[np.float64]
-Estimator: TypeAlias = Literal["interpolate", "paper"]
-MIN_BUDGETS: dict[Estimator, int] = {"interpolate": 2, "paper": 3}
+CurveEstimator: TypeAlias = Literal["interpolate", "paper"]
+Estimator: TypeAlias = Literal["interpolate", "paper", "shared"]
+MIN_BUDGETS: dict[CurveEstimator, int] = {"interpolate": 2, "paper": 3}
+MIN_BUDGETS_MISFIT = 4  # a power law goes through any three falling losses
 REPLICATES = 4000
-MIN_SHARED_SEEDS = 3  # a covariance of two seeds has one degree of freedom: wider than no pairing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +100,7 @@ class Speedup:
         value: the estimate, or the bound on it.
         low: lower end of the 95 % interval; None without a noise estimate.
         high: upper end; infinite where the measured budgets do not bound it.
-        estimator: how the baseline's curve was drawn.
+        estimator: how the baseline's curve was drawn; ``shared`` by a joint fit of all cells.
         extrapolated: the curve was used outside of the measured budgets.
         bound: ">" the speed-up is larger than ``value``, "<" smaller, "" an estimate.
     """
@@ -111,7 +118,7 @@ def speedup(
     optimizer: OptimizerLoss,
     noise: SeedNoise | None,
     *,
-    estimator: Estimator,
+    estimator: CurveEstimator,
     timing: Timing | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -187,7 +194,7 @@ def _fitted_point(baseline: BaselineLosses, loss: float) -> tuple[float, Bound, 
     return needed, "", not baseline.tokens[0] <= needed <= baseline.tokens[-1]
 
 
-_POINT: dict[Estimator, Callable[[BaselineLosses, float], tuple[float, Bound, bool]]] = {
+_POINT: dict[CurveEstimator, Callable[[BaselineLosses, float], tuple[float, Bound, bool]]] = {
     "interpolate": _interpolated_point,
     "paper": _fitted_point,
 }
@@ -197,7 +204,7 @@ def _token_replicates(
     baseline: BaselineLosses,
     optimizer: OptimizerLoss,
     noise: SeedNoise,
-    estimator: Estimator,
+    estimator: CurveEstimator,
     replicates: int,
     rng: np.random.Generator,
 ) -> Floats:
@@ -209,6 +216,8 @@ def _token_replicates(
         moves = _independent_moves(noise, all_counts, replicates, rng)
     else:
         moves = _joint_moves(table, replicates, rng)
+    if estimator == "paper":
+        moves = moves + _model_moves(baseline, optimizer, noise, replicates, rng)
     losses = np.asarray(baseline.means) + moves[:, :-1]
     targets = optimizer.mean + moves[:, -1]
     if estimator == "paper":
@@ -244,6 +253,39 @@ def _independent_moves(
     """Errors of the means (R, columns): independent, with one pooled and uncertain σ."""
     sigma = noise.sigma * np.sqrt(noise.dof / rng.chisquare(noise.dof, replicates))
     return sigma[:, None] * rng.standard_normal((replicates, len(counts))) / np.sqrt(counts)
+
+
+def _model_moves(
+    baseline: BaselineLosses,
+    optimizer: OptimizerLoss,
+    noise: SeedNoise,
+    replicates: int,
+    rng: np.random.Generator,
+) -> Floats | float:
+    """Errors (R, columns) of a power law that does not fit; 0 where it does, or nothing can tell.
+
+    Independent t's of the size that `shared_fit` finds for a cell, with its degrees of freedom.
+    """
+    if len(baseline.tokens) < MIN_BUDGETS_MISFIT:
+        return 0.0
+    columns = zip(
+        ["baseline"] * len(baseline.tokens) + ["optimizer"],
+        (*baseline.tokens, optimizer.tokens),
+        (*baseline.means, optimizer.mean),
+        (*baseline.counts, optimizer.count),
+        (*(baseline.by_seed or ({},) * len(baseline.tokens)), optimizer.by_seed),
+        strict=True,
+    )
+    cells = [
+        CellLoss(optimizer=name, params=1.0, tokens=tokens, mean=mean, count=count, by_seed=by_seed)
+        for name, tokens, mean, count, by_seed in columns
+    ]
+    # only the fit itself is of interest here, not its intervals
+    goodness = fit_shared(cells, noise, baseline="baseline", replicates=1).goodness
+    if goodness is None or goodness.model_error == 0:
+        return 0.0
+    errors = independent_noise(goodness.model_error, goodness.dof, (1,) * len(cells))
+    return errors.draw(replicates, rng)
 
 
 def _rate_replicates(timing: Timing, replicates: int, rng: np.random.Generator) -> Floats:

@@ -6,41 +6,27 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from optbench.analysis.baseline import (
-    BaselineCurve,
-    Reference,
-    build_reference,
-    confirmed_baseline,
-    draw_curve,
-)
-from optbench.analysis.confirmation import Confirmed, read_confirmation
-from optbench.analysis.journal import CellEntry, Journal, NoiseEntry, StudyEntry, read_journal
+from optbench.analysis.baseline import BaselineCurve, Reference, draw_curve
+from optbench.analysis.cells import CellReader, CellSummary, by_speed, runs_by_place, size_basis
+from optbench.analysis.claim import Claim
+from optbench.analysis.claims import evaluate_claims
+from optbench.analysis.confirmation import Confirmed, read_confirmations
+from optbench.analysis.joint_fit import fit_study
+from optbench.analysis.journal import Journal, read_journal
+from optbench.analysis.journal_entries import NoiseEntry, StudyEntry
 from optbench.analysis.noise import SeedNoise, pooled_noise, shared_seed_correlation
-from optbench.analysis.outcomes import OptimizerRow, build_row
+from optbench.analysis.outcomes import OptimizerRow
+from optbench.analysis.seed_groups import NoiseGroup, noise_groups
+from optbench.analysis.shared_fit import SharedFit
 from optbench.analysis.spending import Budget, compare_budget, spent_on
-from optbench.analysis.tuning import read_tuning
 from optbench.analysis.units import format_count, format_p, format_seconds
 from optbench.store import RunRecord, RunStore
 
 UNEQUAL_NOISE_P = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoiseGroup:
-    """Seeds of one configuration, and their own standard deviation of test losses."""
-
-    what: str
-    optimizer: str
-    cell: CellEntry
-    run_ids: tuple[str, ...]
-    losses: tuple[float, ...]
-    sigma: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +49,21 @@ class EnvironmentUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySummary:
-    """What a study has found so far.
+    """What a study has found so far; without further words, in its headline cell.
 
     Args:
         rows: one for each optimizer, the best headline speed-up first, unfinished ones last.
-        noise: σ of test losses, pooled over ``noise_groups``; None until a group has two seeds.
+        curve: the baseline's, at the size of the headline cell.
+        noise: σ of test losses there, pooled over the size; None until a group has two seeds.
+        noise_groups: of the whole study.
         thresholds: the noise measurements that set the tie thresholds.
         seed_correlation: of the confirmation losses of two configurations over the seeds that they
             share, the mean over all pairs; what it is above 0 the paired intervals gain.
         missing: what is not there yet, in sentences.
+        cells: every cell in which something is confirmed, the headline first, then by size.
+        curves: the baseline's at every size, by the name of the size.
+        shared: the joint fit of all cells, with its speed-ups by size and their trends.
+        claims: what the study says of the claims of the paper.
     """
 
     study: StudyEntry
@@ -85,6 +77,10 @@ class StudySummary:
     ended_badly: tuple[EndedBadly, ...]
     environments: tuple[EnvironmentUse, ...]
     missing: tuple[str, ...]
+    cells: tuple[CellSummary, ...]
+    curves: Mapping[str, BaselineCurve]
+    shared: SharedFit
+    claims: tuple[Claim, ...]
 
     @property
     def title(self) -> str:
@@ -161,87 +157,66 @@ def summarise(store: RunStore) -> StudySummary:
         StoreError: the journal does not say what the study is, or lacks a field.
     """
     journal = read_journal(store.journal)
-    study = journal.study
-    curve_points = confirmed_baseline(journal, store.records)
-    others = [
-        read_confirmation(entry, store.records)
-        for (key, name), entry in journal.confirmations.items()
-        if key == study.tuned_cell.key and name != study.baseline and name in study.optimizers
-    ]
-    groups = _noise_groups(journal, [*curve_points, *others], store.records)
-    noise = pooled_noise([group.losses for group in groups])
-    reference = build_reference(study, curve_points, noise, journal.timing)
-    confirmed = {c.optimizer: c for c in others}
-    if reference.confirmed is not None:
-        confirmed[study.baseline] = reference.confirmed
-    rows = tuple(_rows(journal, confirmed, reference, store.records))
+    study, records = journal.study, store.records
+    confirmed = read_confirmations(journal, records)
+    groups = noise_groups(journal, confirmed, records)
+    everywhere = pooled_noise([group.losses for group in groups])
+    shared = fit_study(confirmed, everywhere, baseline=study.baseline)
+    sizes = dict.fromkeys([study.tuned_cell.size, *(c.cell.size for c in confirmed)])
+    bases = {size: size_basis(size, confirmed, groups, study.baseline) for size in sizes}
+    reader = CellReader(journal, runs_by_place(records.values()), confirmed, groups, bases, shared)
+    cells = reader.summaries()
+    reference = reader.reference(study.tuned_cell)
+    rows = _headline_rows(reader, cells, reference)
+    curves = {size: draw_curve(basis.points, basis.noise) for size, basis in bases.items()}
     return StudySummary(
         study=study,
         rows=rows,
-        curve=draw_curve(curve_points, reference),
-        noise=noise,
+        curve=curves[study.tuned_cell.size],
+        noise=reference.noise,
         noise_groups=groups,
         thresholds=journal.noise,
-        seed_correlation=shared_seed_correlation([c.by_seed for c in [*curve_points, *others]]),
-        budget=compare_budget(journal, store.records.values()),
-        ended_badly=_ended_badly(store.records),
-        environments=_environments(store.records),
-        missing=tuple(_missing(journal, rows, reference)),
+        seed_correlation=_seed_correlation(study, confirmed),
+        budget=compare_budget(journal, records.values()),
+        ended_badly=_ended_badly(records),
+        environments=_environments(records),
+        missing=(*_missing(journal, rows, reference), *_missing_elsewhere(study, cells, shared)),
+        cells=cells,
+        curves=curves,
+        shared=shared,
+        claims=evaluate_claims(journal, cells, shared, records),
     )
 
 
-def _noise_groups(
-    journal: Journal, confirmed: list[Confirmed], records: Mapping[str, RunRecord]
-) -> tuple[NoiseGroup, ...]:
-    """The confirmation runs, and the runs that measured the noise before anything was tuned."""
-    groups = [_noise_group("confirmation", c.optimizer, c.cell, _by_run(c)) for c in confirmed]
-    for entry in journal.noise:
-        found = [records[run_id] for run_id in entry.run_ids if run_id in records]
-        losses = {r.run_id: r.test_loss for r in found if r.test_loss is not None}
-        groups.append(_noise_group("untuned", entry.optimizer, entry.cell, losses))
-    return tuple(group for group in groups if group is not None)
-
-
-def _by_run(confirmed: Confirmed) -> dict[str, float]:
-    return {s.run_id: s.test_loss for s in confirmed.seeds if s.test_loss is not None}
-
-
-def _noise_group(
-    what: str, optimizer: str, cell: CellEntry, losses: Mapping[str, float]
-) -> NoiseGroup | None:
-    if len(losses) < 2:
-        return None
-    return NoiseGroup(
-        what=what,
-        optimizer=optimizer,
-        cell=cell,
-        run_ids=tuple(losses),
-        losses=tuple(losses.values()),
-        sigma=float(np.std(list(losses.values()), ddof=1)),
+def _headline_rows(
+    reader: CellReader, cells: Sequence[CellSummary], reference: Reference
+) -> tuple[OptimizerRow, ...]:
+    """One for each optimizer of the study, with all that it spent."""
+    study = reader.journal.study
+    spent: dict[str, list[RunRecord]] = {name: [] for name in study.optimizers}
+    for (name, _, _), runs in reader.runs.items():
+        spent.setdefault(name, []).extend(runs)
+    there = [cell for cell in cells if cell.cell.key == study.tuned_cell.key]
+    found = {row.optimizer: row for cell in there for row in cell.rows}
+    return by_speed(
+        dataclasses.replace(found[name], spent=spent_on(spent[name]))
+        if name in found
+        else reader.row(study.tuned_cell, name, spent_on(spent[name]), reference)
+        for name in study.optimizers
     )
 
 
-def _rows(
-    journal: Journal,
-    confirmed: Mapping[str, Confirmed],
-    reference: Reference,
-    records: Mapping[str, RunRecord],
-) -> list[OptimizerRow]:
-    study = journal.study
-    rows: list[OptimizerRow] = []
-    for name in study.optimizers:
-        entry = journal.tuning(study.tuned_cell, name)
-        own = [r for r in records.values() if r.config["optimizer"]["name"] == name]
-        axes = tuple(study.axes.get(name, ()))
-        tuning = read_tuning(entry, axes) if entry is not None else None
-        rows.append(build_row(name, confirmed.get(name), tuning, spent_on(own), reference))
-    return sorted(rows, key=_rank)
-
-
-def _rank(row: OptimizerRow) -> tuple[bool, float]:
-    """Fastest first; the baseline stands at 1, where it belongs."""
-    speed = row.tokens.value if row.tokens else 1.0
-    return row.tokens is None and not row.is_baseline, -speed
+def _seed_correlation(study: StudyEntry, confirmed: Sequence[Confirmed]) -> float | None:
+    """Over the headline cell and the baseline's curve there."""
+    headline = study.tuned_cell
+    return shared_seed_correlation(
+        [
+            c.by_seed
+            for c in confirmed
+            if c.cell.key == headline.key
+            or (c.optimizer == study.baseline and c.cell.size == headline.size)
+        ]
+    )
 
 
 def _ended_badly(records: Mapping[str, RunRecord]) -> tuple[EndedBadly, ...]:
@@ -265,7 +240,7 @@ def _environments(records: Mapping[str, RunRecord]) -> tuple[EnvironmentUse, ...
     )
 
 
-def _missing(journal: Journal, rows: tuple[OptimizerRow, ...], reference: Reference) -> list[str]:
+def _missing(journal: Journal, rows: Sequence[OptimizerRow], reference: Reference) -> list[str]:
     study, found = journal.study, [sentence for row in rows for sentence in row.missing]
     unmeasured = [
         cell.label
@@ -285,3 +260,19 @@ def _missing(journal: Journal, rows: tuple[OptimizerRow, ...], reference: Refere
             f"noisier optimizers."
         )
     return found
+
+
+def _missing_elsewhere(
+    study: StudyEntry, cells: Sequence[CellSummary], shared: SharedFit
+) -> Iterable[str]:
+    """Of the other cells, and of the joint fit once there is something to fit."""
+    headline = study.tuned_cell
+    for cell in cells:
+        if cell.cell.key != headline.key:
+            yield from (f"{cell.cell.label}: {sentence}" for sentence in cell.missing)
+    begun = {cell.cell.key for cell in cells} | {c.key for c in study.curve_cells}
+    if absent := [cell.label for cell in study.cells if cell.key not in begun]:
+        yield f"Nothing is confirmed yet in {', '.join(absent)}."
+    if any(row.test and not row.is_baseline for cell in cells for row in cell.rows):
+        sentences = [shared.reason] if shared.reason else shared.remarks
+        yield from (f"Joint fit of all cells: {sentence}" for sentence in sentences)

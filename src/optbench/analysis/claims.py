@@ -1,0 +1,52 @@
+"""The nine claims of arXiv 2509.02046, judged on a study's own records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from optbench.analysis.cells import CellSummary
+from optbench.analysis.claim import Claim
+from optbench.analysis.claims_on_ranks import (
+    intermediate_ranks_mislead,
+    matrix_based_beat_scalar_based,
+    winner_depends_on_ratio,
+)
+from optbench.analysis.claims_on_size import speedups_shrink_with_size
+from optbench.analysis.claims_on_speedups import (
+    memory_efficient_keep_up,
+    speedups_stay_low,
+    variance_reduced_gain,
+)
+from optbench.analysis.claims_on_transfer import no_transfer_between_optimizers
+from optbench.analysis.claims_on_tuning import tuning_is_worth
+from optbench.analysis.journal import Journal
+from optbench.analysis.shared_fit import SharedFit
+from optbench.store import RunRecord
+
+
+def evaluate_claims(
+    journal: Journal,
+    cells: Sequence[CellSummary],
+    shared: SharedFit,
+    records: Mapping[str, RunRecord],
+) -> tuple[Claim, ...]:
+    """All nine, in order.
+
+    Args:
+        journal: of the study.
+        cells: every cell in which something is confirmed.
+        shared: the joint fit, for the trends of speed-ups with the size.
+        records: of the runs, for test losses of tuning runs.
+    """
+    study = journal.study
+    return (
+        tuning_is_worth(study.baseline, cells, records),
+        no_transfer_between_optimizers(journal),
+        speedups_stay_low(study, cells),
+        speedups_shrink_with_size(study.baseline, cells, shared),
+        matrix_based_beat_scalar_based(cells),
+        winner_depends_on_ratio(cells),
+        variance_reduced_gain(cells),
+        memory_efficient_keep_up(study.baseline, cells),
+        intermediate_ranks_mislead(cells),
+    )
