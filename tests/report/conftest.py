@@ -1,12 +1,14 @@
-"""One simulated study for all tests of the report."""
+"""Two simulated studies for all tests of the report: of one cell, and of six."""
 
 from __future__ import annotations
 
 import pytest
 
 from optbench.analysis.summary import StudySummary, summarise
+from optbench.store import RunStore
 
 from ..analysis.synthetic import SimulatedStudy, finished_study
+from .simulated_ladder import simulated_ladder
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +19,13 @@ def study() -> SimulatedStudy:
 @pytest.fixture(scope="session")
 def summary(study: SimulatedStudy) -> StudySummary:
     return summarise(study.store)
+
+
+@pytest.fixture(scope="session")
+def ladder_store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    return simulated_ladder(tmp_path_factory.mktemp("ladder"))
+
+
+@pytest.fixture(scope="session")
+def ladder(ladder_store: RunStore) -> StudySummary:
+    return summarise(ladder_store)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -37,6 +38,30 @@ def test_whiskers_end_where_the_intervals_end(summary: StudySummary) -> None:
             assert value == speedup.value
             assert value + error["array"][0] == pytest.approx(speedup.high)
             assert value - error["arrayminus"][0] == pytest.approx(speedup.low)
+
+
+def test_a_far_end_does_not_squeeze_the_others_together(summary: StudySummary) -> None:
+    muon = summary.row("muon")
+    assert muon.tokens is not None
+    far = dataclasses.replace(muon, tokens=dataclasses.replace(muon.tokens, value=1.9, high=1e12))
+    figure = speedup_figure(dataclasses.replace(summary, rows=(far, *summary.rows[1:])))
+    (trace,) = traces_of(figure, "muon, tokens")
+    assert trace["x"][0] + trace["error_x"]["array"][0] == pytest.approx(1.04 * 1.9)
+
+
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_labels_never_touch_however_many_optimizers(summary: StudySummary, count: int) -> None:
+    rows = (summary.row("muon"),) * count
+    layout = speedup_figure(dataclasses.replace(summary, rows=rows))["layout"]
+    labels = layout["annotations"]
+    assert len(labels) == 2 * count
+    assert {label["x"] for label in labels} == {1}  # beside the drawing, in the right margin
+    assert layout["margin"]["r"] >= 70
+    low, high = sorted(layout["yaxis"]["range"])
+    inner = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
+    ys = sorted(label["y"] for label in labels)
+    gaps = [(b - a) * inner / (high - low) for a, b in pairwise(ys)]
+    assert min(gaps) > 1.2 * labels[0]["font"]["size"]
 
 
 def test_the_line_of_equal_speed_stands_at_one(summary: StudySummary) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from optbench.analysis.journal import read_journal
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.report.figures import study_figures
 from optbench.report.html import embed_json, render_report, write_report
-from optbench.report.text import value_text
+from optbench.report.sections import scale_sections
+from optbench.report.text import interval_text, value_text
+from optbench.store import RunStore
 
 from ..analysis.synthetic import SimulatedStudy, Truth, finished_study
 
@@ -83,6 +86,87 @@ def test_every_run_of_the_store_is_listed(page: Page, study: SimulatedStudy) -> 
         assert run_id in page.text
 
 
+def test_a_study_of_one_cell_has_claims_but_nothing_over_cells(page: Page) -> None:
+    assert "Claims of the paper, checked on this study" in page.text
+    assert "Over sizes and data ratios" not in page.text
+    assert "Hyperparameters over scale" not in page.text
+
+
+def test_every_claim_has_its_verdict_and_its_evidence(page: Page, summary: StudySummary) -> None:
+    assert [claim.number for claim in summary.claims] == list(range(1, 10))
+    for claim in summary.claims:
+        for sentence in (claim.statement, *claim.evidence, *claim.needs):
+            assert " ".join(sentence.split()) in page.text
+    verdicts = [
+        attributes["class"]
+        for tag, attributes in page.elements
+        if tag == "span" and attributes.get("class") in ("holds", "does-not-hold", "cannot-tell")
+    ]
+    told = [claim.verdict.replace(" ", "-") for claim in summary.claims]
+    assert [verdict for verdict in verdicts if verdict in told][-9:] == told
+
+
+@pytest.fixture(scope="module")
+def ladder_page(ladder_store: RunStore, ladder: StudySummary) -> Page:
+    return Page(render_report(ladder, ladder_store))
+
+
+def test_sections_stand_in_order(ladder_page: Page) -> None:
+    titles = [
+        "How much faster than a well-tuned adamw is each optimizer?",
+        "Over sizes and data ratios",
+        "How to read this",
+        "Claims of the paper, checked on this study",
+        "The runs behind the means",
+        "Coordinate descent, the same for every optimizer",
+        "Hyperparameters over scale",
+        "Seed noise",
+        "All runs",
+    ]
+    places = [ladder_page.text.index(title) for title in titles]
+    assert places == sorted(places)
+
+
+def test_the_table_of_cells_has_every_speedup(ladder_page: Page, ladder: StudySummary) -> None:
+    text = ladder_page.text
+    section = text[
+        text.index("Every cell") : text.index("Joint fit of all cells", text.index("Every cell"))
+    ]
+    for cell in ladder.cells:
+        for row in cell.rows:
+            if row.tokens is not None:
+                assert f"{value_text(row.tokens)} {interval_text(row.tokens)}" in section
+    assert "8× (III)" in section
+    assert section.count("– ") >= 5
+
+
+def test_predictions_show_law_interval_and_extrapolation(ladder_page: Page) -> None:
+    text = ladder_page.text
+    section = text[text.index("Hyperparameters over scale") : text.index("Seed noise")]
+    assert "sensitive: lr, momentum; predicted in d32 8x, d64 1x" in section
+    assert "lr power 4 cells; the full law needs 5 0.0113137 [0.000203, 0.63] 0.0113137" in section
+    assert "1.78 × the size" in section
+    assert "Trained with lr=0.0113137, momentum=0.929289 ." in section
+
+
+def test_every_figure_of_a_study_of_cells_has_its_place(ladder_page: Page) -> None:
+    (raw,) = [script for script in ladder_page.scripts if script.startswith("{")]
+    drawn = [a["data-figure"] for t, a in ladder_page.elements if t == "div" and "data-figure" in a]
+    assert sorted(map(str, drawn)) == sorted(json.loads(raw))
+    assert {"over-ratio-2", "over-size-1", "curves", "law-1-1"} <= set(drawn)
+
+
+def test_remarks_on_the_joint_fit_are_not_called_missing(
+    ladder_store: RunStore, ladder: StudySummary
+) -> None:
+    shared = dataclasses.replace(ladder.shared, remarks=("It does not fit.",))
+    missing = ("d64 1x: a run is absent.", "Joint fit of all cells: It does not fit.")
+    changed = dataclasses.replace(ladder, shared=shared, missing=missing)
+    text = Page(render_report(changed, ladder_store)).text
+    assert "d64 1x: a run is absent." in text
+    assert text.count("It does not fit.") == 1
+
+
 def test_embedded_figures_are_those_of_the_summary(page: Page, summary: StudySummary) -> None:
     (raw,) = [script for script in page.scripts if script.startswith("{")]
     figures = json.loads(raw)
@@ -105,7 +189,11 @@ def evil_study() -> SimulatedStudy:
         best_lr={"adamw": 0.016, EVIL: 0.004},
         step_s={"adamw": 0.01, EVIL: 0.01},
     )
-    study = finished_study(truth, optimizers=("adamw", EVIL))
+    phases = {"tune": [("d48", 1.0)], "retune": [], "predict": []}
+    study = finished_study(truth, optimizers=("adamw", EVIL), phases=phases)
+    for optimizer in study.optimizers:
+        study.confirm(optimizer, study.tune(optimizer, 1.0, "d48"), 1.0, "d48")
+    study.confirm_best("adamw", 2.0, "d48")
     for run_id, record in study.store.records.items():
         study.store.records[run_id] = dataclasses.replace(
             record, environment={"device": EVIL, EVIL: EVIL}, error=record.error and EVIL
@@ -121,13 +209,20 @@ def evil_study() -> SimulatedStudy:
 
 def test_markup_in_records_stays_text() -> None:
     study = evil_study()
-    text = render_report(summarise(study.store), study.store)
+    summary = summarise(study.store)
+    text = render_report(summary, study.store)
     page = Page(text)
     assert "alert(1)</script>" not in text
     assert not [tag for tag, _ in page.elements if tag == "img"]
     assert not [a for _, a in page.elements if any(name.startswith("on") for name in a)]
     assert len([tag for tag, _ in page.elements if tag == "script"]) == 3
     assert EVIL in page.text
+    for section in ("Over sizes and data ratios", "Hyperparameters over scale"):
+        assert section in page.text
+    figures = scale_sections(summary, read_journal(study.store.journal)).figures
+    assert "over-ratio-1" in figures
+    assert "<img" not in json.dumps(figures)
+    assert "&lt;img" in json.dumps(figures)
 
 
 def test_an_unfinished_study_says_what_is_missing() -> None:
@@ -221,6 +316,22 @@ def test_a_browser_draws_every_figure_without_complaint(
     assert len(re.findall(r'<div class="plot js-plotly-plot"', document)) == plots
     assert len(re.findall(r'<svg class="main-svg"', document)) >= plots
     assert len(re.findall(r'<g class="trace bars"', document)) == 2
+
+
+@needs_browser
+def test_a_browser_draws_the_figures_over_cells(
+    tmp_path: Path, ladder_store: RunStore, ladder: StudySummary
+) -> None:
+    path = tmp_path / "report.html"
+    write_report(ladder, ladder_store, path)
+    document, log = browse(path, "--window-size=700,900")
+    assert "CONSOLE" not in log
+    tuning = ladder.rows[0].tuning
+    assert tuning is not None
+    # five of the headline cell and the open tuning, then three sizes, two panels over the size,
+    # the baseline's curves, and the one sensitive axis of the first optimizer
+    plots = 5 + len(tuning.lines) + 3 + 2 + 1 + 1
+    assert len(re.findall(r'<div class="plot js-plotly-plot"', document)) == plots
 
 
 @needs_browser

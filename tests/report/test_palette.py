@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from optbench.report.palette import assign_styles
+from optbench.report.palette import assign_sizes, assign_styles
 
 PAPER = (
     "adamw", "nadamw", "mars", "cautious", "lion", "adam_mini", "muon", "scion", "kron", "soap",
@@ -25,3 +25,8 @@ def test_an_optimizer_keeps_its_look_whoever_is_the_fastest() -> None:
 def test_the_baseline_is_grey_wherever_it_is_named() -> None:
     for names in (["adamw", "muon"], ["muon", "adamw"]):
         assert assign_styles(names, "adamw")["adamw"].color == "#808080"
+
+
+def test_sizes_differ_in_colour_and_marker() -> None:
+    styles = list(assign_sizes(["d32", "d48", "d64", "d96"]).values())
+    assert len({style.color for style in styles}) == len({style.symbol for style in styles}) == 4

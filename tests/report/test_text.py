@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from optbench.analysis.efficiency import SizeTrend
 from optbench.analysis.noise import Difference, MeanLoss
 from optbench.analysis.speedup import Bound, Estimator, Speedup
 from optbench.analysis.summary import StudySummary, summarise
@@ -16,6 +17,7 @@ from optbench.report.text import (
     reproduction_commands,
     result_table,
     speedup_text,
+    trend_interval,
     tuning_text,
 )
 
@@ -47,6 +49,7 @@ def estimate(
         (estimate(1.3, None, None), "1.30×"),
         (estimate(2.0, 1.9, math.inf, bound=">"), "> 2.00× [1.90, ∞)"),
         (estimate(0.5, 0.0, 0.5, bound="<"), "< 0.50× [0.00, 0.50]"),
+        (estimate(0.6, 0.1, 4.3e12), "0.60× [0.10, > 1000)"),
         (estimate(2.4, 2.1, 2.9, estimator="paper"), "2.40×† [2.10, 2.90]"),
         (None, "–"),
     ],
@@ -64,6 +67,19 @@ def test_means_and_differences_carry_their_errors() -> None:
     assert difference_text(Difference(value=-0.118, half_width=0.023, p_value=1e-9)) == (
         "−0.118 ± 0.023"
     )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (-0.314, 0.052, "[−0.31, +0.05]"),
+        (-math.inf, math.inf, "[−∞, ∞]"),
+        (None, None, ""),
+    ],
+)
+def test_trends_have_their_signs(low: float | None, high: float | None, text: str) -> None:
+    trend = SizeTrend(optimizer="muon", value=-0.1, low=low, high=high)
+    assert trend_interval(trend) == text
 
 
 def test_table_has_a_row_for_each_optimizer_with_the_numbers_of_the_summary(

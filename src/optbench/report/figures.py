@@ -5,7 +5,6 @@ Figures are plain plotly.js dictionaries; nothing is computed here beyond what p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,9 +28,11 @@ from optbench.report.layout import (
 )
 from optbench.report.palette import Style
 from optbench.report.run_figures import seeds_figure, spending_figure, training_figure
-from optbench.report.text import EXTRAPOLATED, mean_text, speedup_text
+from optbench.report.text import mean_text, speedup_text, value_text
 
-_ROW_PX = 66
+_ROW_PX = 42  # two labels of 12 px, one above the other, and room between rows
+_LABELS_PX = 78  # the column of labels
+_DWARFS = 2.5  # times the largest value: there an interval leaves the figure
 
 
 def study_figures(summary: StudySummary) -> dict[str, Figure]:
@@ -50,37 +51,41 @@ def speedup_figure(summary: StudySummary) -> Figure:
     """Dots and whiskers, tokens above seconds, around the baseline's 1."""
     styles = styles_of(summary)
     rows = [row for row in summary.rows if row.tokens is not None]
-    end = 1.04 * max([1.0, *(_largest_number(row) for row in rows)])
+    end = _right_end([s for row in rows for s in (row.tokens, row.seconds) if s is not None])
     traces: list[Trace] = []
+    labels: list[dict[str, Any]] = []
     for place, row in enumerate(rows):
         for name, speedup, shift in (
             ("tokens", row.tokens, -OFFSET),
             ("seconds", row.seconds, OFFSET),
         ):
             if speedup is not None:
-                traces.append(
-                    _whisker(row.optimizer, name, speedup, place + shift, styles, end=end)
-                )
+                y = place + shift
+                traces.append(_whisker(row.optimizer, name, speedup, y, styles, end=end))
+                labels.append(_label(speedup, y, is_main=name == "tokens"))
     if not traces:
         return {"data": [], "layout": layout(100)}
     keys = [_key_to("tokens", filled=True), _key_to("seconds on this device", filled=False)]
     return {
         "data": [*traces, *keys],
         "layout": layout(
-            80 + _ROW_PX * len(rows),
+            92 + _ROW_PX * len(rows),
             showlegend=True,
             legend=legend_above(),
-            margin={"l": 64, "r": 16, "t": 36, "b": 56},
-            xaxis=axis(f"speed-up over {summary.study.baseline} (×, 95 % interval)"),
+            margin={"l": 64, "r": _LABELS_PX, "t": 36, "b": 56},
+            annotations=labels,
+            xaxis=axis(f"speed-up over {summary.study.baseline} (×, 95 % interval)", nticks=7),
             yaxis=names_axis([row.optimizer for row in rows]),
             shapes=[_vertical_line(1.0)],
         ),
     }
 
 
-def _largest_number(row: OptimizerRow) -> float:
-    ends = [(s.value, s.high) for s in (row.tokens, row.seconds) if s is not None]
-    return max(x for pair in ends for x in pair if x is not None and math.isfinite(x))
+def _right_end(speedups: Sequence[Speedup]) -> float:
+    """Of the axis: beyond all values and 1, and beyond intervals that do not dwarf them."""
+    largest = max([1.0, *(speedup.value for speedup in speedups)])
+    highs = [speedup.high for speedup in speedups if speedup.high is not None]
+    return 1.04 * max([largest, *(high for high in highs if high <= _DWARFS * largest)])
 
 
 def _whisker(
@@ -92,16 +97,14 @@ def _whisker(
     *,
     end: float,
 ) -> Trace:
-    """An end that is infinite runs to the right border and has no cap of its own."""
+    """An end that is infinite, or far out, runs to the right border."""
     color = styles[optimizer].color
     trace: Trace = {
         "type": "scatter",
-        "mode": "markers+text",
+        "mode": "markers",
         "name": plain(f"{optimizer}, {name}"),
         "x": [speedup.value],
         "y": [y],
-        "text": [f"{speedup.bound}{speedup.value:.2f}{EXTRAPOLATED * speedup.extrapolated}"],
-        "textposition": "top center" if name == "tokens" else "bottom center",
         "hovertext": [plain(f"{optimizer}, {name}: {speedup_text(speedup)} ({speedup.estimator})")],
         "hoverinfo": "text",
         "marker": _mark(color, filled=name == "tokens"),
@@ -119,6 +122,22 @@ def _whisker(
             "width": 5,
         }
     return trace
+
+
+def _label(speedup: Speedup, y: float, *, is_main: bool) -> dict[str, Any]:
+    """The value in a column of its own beside the drawing, where no mark can come in its way."""
+    text = plain(value_text(speedup))
+    return {
+        "xref": "paper",
+        "x": 1,
+        "xanchor": "left",
+        "xshift": 10,
+        "y": y,
+        "yanchor": "middle",
+        "text": f"<b>{text}</b>" if is_main else text,
+        "font": {"size": 12},
+        "showarrow": False,
+    }
 
 
 def _mark(color: str, *, filled: bool) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from optbench.analysis.journal import read_journal
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.summary import StudySummary, budget_sentence
 from optbench.analysis.units import (
@@ -29,9 +30,12 @@ from optbench.analysis.units import (
     format_value,
 )
 from optbench.report import text
+from optbench.report.cells_table import without_speedup
 from optbench.report.figures import study_figures
 from optbench.report.layout import Figure, styles_of
+from optbench.report.legend import marker_svg
 from optbench.report.palette import Style
+from optbench.report.sections import beyond_text, missing_sentences, scale_sections
 from optbench.report.tuning_figures import tuning_panels
 from optbench.store import RunRecord, RunStore
 
@@ -83,8 +87,12 @@ def render_report(summary: StudySummary, store: RunStore) -> str:
         names = [f"tuning-{number}-{k}" for k in range(len(drawn))]
         panels[row.optimizer] = names
         figures.update(zip(names, drawn, strict=True))
+    scale = scale_sections(summary, read_journal(store.journal))
+    figures.update(scale.figures)
     return _template().render(
         summary=summary,
+        scale=scale,
+        missing=missing_sentences(summary, scale.table),
         study=summary.study,
         styles=styles,
         figures=sorted(figures),
@@ -126,7 +134,11 @@ def _resource(name: str) -> str:
 @functools.cache
 def _template() -> Any:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     filters: dict[str, Any] = {
         "speedup": text.speedup_text,
@@ -143,9 +155,13 @@ def _template() -> Any:
         "p_value": format_p,
         "value": format_value,
         "swatch": _swatch,
+        "marker": marker_svg,
+        "without_speedup": without_speedup,
+        "trend_interval": text.trend_interval,
+        "beyond": beyond_text,
     }
     environment.filters.update(filters)
-    return environment.from_string(_resource("template.html"))
+    return environment.get_template("template.html")
 
 
 def _swatch(row: OptimizerRow, styles: Mapping[str, Style]) -> Markup:

@@ -7,6 +7,7 @@ that come from records are escaped, because plotly reads a subset of HTML in its
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -52,9 +53,54 @@ def axis(title: str, **settings: Any) -> dict[str, Any]:
     }
 
 
+# From few to many in a decade; the densest that leaves room for the labels is taken.
+_MANTISSAS = (
+    (1.0,),
+    (1.0, 3.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
+    (1.0, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
+    (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 9.5),
+)
+
+
+def log_ticks(low: float, high: float, *, at_most: int = 9) -> list[float]:
+    """Round numbers from ``low`` to ``high`` for a logarithmic axis, as many as fit."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for mantissas in _MANTISSAS:
+        # through decimal text, so that 7·10⁻¹ is 0.7
+        all_ticks = [float(f"{mantissa}e{decade}") for decade in decades for mantissa in mantissas]
+        ticks = [tick for tick in all_ticks if low <= tick <= high]
+        if len(ticks) > at_most:
+            # of very many decades every second, third, … one
+            return found or ticks[:: math.ceil(len(ticks) / at_most)]
+        found = ticks
+    return found
+
+
+def log_range(low: float, high: float) -> list[float]:
+    """A range as plotly wants it on a logarithmic axis."""
+    return [math.log10(low), math.log10(high)]
+
+
 def legend_above() -> dict[str, Any]:
     """A legend that wraps over the drawing instead of covering it."""
     return {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
+
+
+def line_at_one() -> dict[str, Any]:
+    """The baseline's own speed-up, across a figure of speed-ups."""
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": 1.0,
+        "y1": 1.0,
+        "line": {"color": NEUTRAL, "width": 2, "dash": "dash"},
+        "layer": "below",
+    }
 
 
 def styles_of(summary: StudySummary) -> Mapping[str, Style]:

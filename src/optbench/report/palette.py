@@ -13,6 +13,9 @@ _COLORS = (
 # As many as have no factor in common with the colours: 70 optimizers before a pair comes again.
 _SYMBOLS = ("square", "diamond", "triangle-up", "cross", "triangle-down", "star", "hexagon")
 _BASELINE = ("#808080", "circle")
+# Sizes have an order, so their colours have one: from blue to yellow through purple.
+_SIZE_COLORS = ("#2B8CBE", "#7A6BC0", "#C65B9B", "#E8704A", "#D9A21B")
+_SIZE_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +34,11 @@ def assign_styles(optimizers: Sequence[str], baseline: str) -> dict[str, Style]:
         for k, name in enumerate(others)
     }
     return {baseline: Style(*_BASELINE), **styles}
+
+
+def assign_sizes(sizes: Sequence[str]) -> dict[str, Style]:
+    """Colours and markers of model sizes, in the order given."""
+    return {
+        size: Style(_SIZE_COLORS[k % len(_SIZE_COLORS)], _SIZE_SYMBOLS[k % len(_SIZE_SYMBOLS)])
+        for k, size in enumerate(sizes)
+    }

@@ -1,4 +1,4 @@
-"""The result on a terminal: the table, the verdicts, the cost."""
+"""The result on a terminal: the tables, the verdicts, the cost."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from optbench.analysis.summary import StudySummary
-from optbench.report.text import result_table
+from optbench.report.cells_table import CellsTable, brief_text, cells_table, claims_line
+from optbench.report.text import NOTHING, result_table
+
+_KEY = f"(in parentheses: the 95 % interval contains 1; † extrapolated; {NOTHING} not run there)\n"
 
 
 def print_result(summary: StudySummary, report: Path, console: Console) -> None:
@@ -22,6 +26,30 @@ def print_result(summary: StudySummary, report: Path, console: Console) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    if (cells := cells_table(summary)) is not None:
+        console.print(_cells(cells, summary.study.baseline))
+        console.print(_KEY, highlight=False)
     for line in summary.notes():
         console.print(line, highlight=False, markup=False)
+    if line := claims_line(summary.claims):
+        console.print(line, highlight=False)
     console.print(f"Report: {report}", highlight=False)
+
+
+def _cells(found: CellsTable, baseline: str) -> Table:
+    """Values without their intervals: of many cells no more fits on a terminal."""
+    table = Table(
+        title=f"Speed-ups in tokens over {escape(baseline)} in every cell (phase)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("optimizer", no_wrap=True)
+    for cell in found.cells:
+        # the label over the phase: two short lines are narrower than a long one
+        table.add_column(
+            f"{escape(cell.cell.label)}\n({cell.phase})", no_wrap=True, justify="right"
+        )
+    for row in found.rows:
+        table.add_row(escape(row.optimizer), *map(brief_text, row.places))
+    return table

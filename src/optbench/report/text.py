@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from optbench.analysis.efficiency import SizeTrend
 from optbench.analysis.noise import Difference, MeanLoss
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.speedup import Speedup
@@ -14,6 +15,7 @@ from optbench.analysis.units import format_configuration
 
 NOTHING = "–"
 EXTRAPOLATED = "†"
+_FAR = 1000
 
 
 def speedup_text(speedup: Speedup | None) -> str:
@@ -33,8 +35,23 @@ def interval_text(speedup: Speedup) -> str:
     """``[1.33, 1.52]``, or nothing without a noise estimate; an open end is ∞."""
     if speedup.low is None or speedup.high is None:
         return ""
-    high = f"{speedup.high:.2f}]" if math.isfinite(speedup.high) else "∞)"
-    return f"[{speedup.low:.2f}, {high}"
+    return f"[{speedup.low:.2f}, {_upper_end(speedup.high)}"
+
+
+def _upper_end(high: float) -> str:
+    """An end so far out that its digits say nothing is not spelled out."""
+    if math.isinf(high):
+        return "∞)"
+    return f"{high:.2f}]" if high < _FAR else f"> {_FAR})"
+
+
+def trend_interval(trend: SizeTrend) -> str:
+    """``[−0.31, −0.05]``; an end that the losses do not bound is ∞."""
+    if trend.low is None or trend.high is None:
+        return ""
+    low = signed_text(trend.low, 2) if math.isfinite(trend.low) else "−∞"
+    high = signed_text(trend.high, 2) if math.isfinite(trend.high) else "∞"
+    return f"[{low}, {high}]"
 
 
 def mean_text(mean: MeanLoss | None) -> str:
@@ -66,7 +83,7 @@ def best_text(row: OptimizerRow) -> str:
 def tuning_text(row: OptimizerRow) -> str:
     """Whether the winner is certified, and on which edges of its grid it lies."""
     if row.tuning is None:
-        return "not tuned yet"
+        return "predicted by scaling laws" if row.prediction else "not tuned yet"
     entry = row.tuning.entry
     text = "certified" if entry.certified else "stopped at the cap"
     edges = ", ".join(dict.fromkeys(edge.axis for edge in entry.edges))
@@ -101,12 +118,13 @@ def _cells(row: OptimizerRow) -> list[str]:
 def markdown_table(summary: StudySummary) -> str:
     """The result table with its title as GitHub-flavoured Markdown."""
     columns, rows = result_table(summary)
-    lines = [_markdown_row(columns), _markdown_row(["---"] * len(columns))]
-    lines += [_markdown_row(row) for row in rows]
+    lines = [markdown_row(columns), markdown_row(["---"] * len(columns))]
+    lines += [markdown_row(row) for row in rows]
     return "\n".join([f"**{_markdown(summary.title)}**", "", *lines])
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a table, whatever is in its cells."""
     return "| " + " | ".join(_markdown(cell) for cell in cells) + " |"
 
 

@@ -41,7 +41,7 @@ def _panel(line: AxisLine, tuning: Tuning, best: float, style: Style) -> Figure:
                 showgrid=False,
             ),
             yaxis=axis(
-                "validation loss (nats/token)",
+                "loss (nats/token)",
                 range=[low - room, high + room],
                 nticks=5,
             ),

@@ -1,0 +1,212 @@
+"""What the page shows beyond the headline cell, gathered for its template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from optbench.analysis.efficiency import SizeTrend
+from optbench.analysis.journal import Journal
+from optbench.analysis.journal_entries import AxisPredictionEntry
+from optbench.analysis.scale_story import AxisStory, ScaleStory, read_scale_stories
+from optbench.analysis.speedup import Speedup
+from optbench.analysis.summary import StudySummary
+from optbench.analysis.units import format_value
+from optbench.report.cells_table import CellsTable, cells_table
+from optbench.report.curve_figures import curves_figure
+from optbench.report.law_figures import law_figure
+from optbench.report.layout import Figure
+from optbench.report.palette import Style, assign_sizes
+from optbench.report.scale_figures import Panel, as_speedup, ratio_panels, size_panels
+from optbench.report.text import NOTHING
+from optbench.space import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a figure is drawn."""
+
+    title: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointRow:
+    """What the joint fit says of an optimizer: a speed-up for each size, and their trend."""
+
+    optimizer: str
+    speedups: tuple[Speedup | None, ...]
+    trend: SizeTrend | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointTable:
+    """The joint fit; ``sizes`` are non-embedding parameters, or None for one speed-up for all."""
+
+    sizes: tuple[float | None, ...]
+    rows: tuple[JointRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BestValues:
+    """The winner's value in a cell, and the other near-best ones."""
+
+    winner: str
+    others: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisRow:
+    """A hyperparameter: stable or sensitive, what is kept of it, and its best values by cell."""
+
+    axis: str
+    verdict: str
+    kept: str
+    values: tuple[BestValues, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """The hyperparameters of an optimizer over scale, with the figures of its sensitive axes.
+
+    Args:
+        cells: labels of the columns of ``rows``.
+    """
+
+    story: ScaleStory
+    cells: tuple[str, ...]
+    rows: tuple[AxisRow, ...]
+    figures: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleSections:
+    """Everything over sizes and data ratios.
+
+    Args:
+        figures: by name; each has its place in one of the fields below, ``curves`` has none.
+        table: None for a study of one cell, for which the rest is empty, too.
+        stories: of the optimizers that were tuned in two cells or more.
+        sizes: the look of each size in the figures of hyperparameters.
+    """
+
+    figures: Mapping[str, Figure]
+    table: CellsTable | None
+    over_ratio: tuple[Place, ...]
+    over_size: tuple[Place, ...]
+    joint: JointTable | None
+    stories: tuple[Story, ...]
+    sizes: Mapping[str, Style]
+
+
+def scale_sections(summary: StudySummary, journal: Journal) -> ScaleSections:
+    """Gather tables and draw figures."""
+    table, figures = cells_table(summary), dict[str, Figure]()
+    ratio = _placed("over-ratio", ratio_panels(summary, table) if table else [], figures)
+    size = _placed("over-size", size_panels(summary, table) if table else [], figures)
+    if (curves := curves_figure(summary))["data"]:
+        figures["curves"] = curves
+    sizes = assign_sizes(list(dict.fromkeys(cell.size for cell in summary.study.cells)))
+    found = read_scale_stories(journal)
+    stories = [_story(f"law-{k}", story, sizes, figures) for k, story in enumerate(found)]
+    return ScaleSections(
+        figures=figures,
+        table=table,
+        over_ratio=ratio,
+        over_size=size,
+        joint=_joint_table(summary) if table else None,
+        stories=tuple(stories),
+        sizes=sizes,
+    )
+
+
+def missing_sentences(summary: StudySummary, table: CellsTable | None) -> list[str]:
+    """What is not there yet, but for what the section on the joint fit says."""
+    if table is None:
+        return list(summary.missing)
+    joint = [sentence for sentence in (summary.shared.reason, *summary.shared.remarks) if sentence]
+    return [line for line in summary.missing if not any(line.endswith(said) for said in joint)]
+
+
+def _placed(prefix: str, panels: Sequence[Panel], figures: dict[str, Figure]) -> tuple[Place, ...]:
+    """Put figures under names of their own."""
+    places = tuple(Place(p.title, f"{prefix}-{k}") for k, p in enumerate(panels))
+    figures.update((place.name, p.figure) for place, p in zip(places, panels, strict=True))
+    return places
+
+
+def _story(
+    prefix: str, story: ScaleStory, sizes: Mapping[str, Style], figures: dict[str, Figure]
+) -> Story:
+    drawn = [
+        Panel(axis.name, figure)
+        for axis in story.axes
+        if axis.sensitivity.is_stable is False
+        if (figure := law_figure(axis, sizes)) is not None
+    ]
+    cells = _labels(story.axes)
+    return Story(
+        story=story,
+        cells=cells,
+        rows=tuple(_axis_row(axis, cells) for axis in story.axes),
+        figures=_placed(prefix, drawn, figures),
+    )
+
+
+def _labels(axes: Sequence[AxisStory]) -> tuple[str, ...]:
+    """Cells in which any axis was tuned, by size and budget."""
+    cells = {tuned.cell.label: tuned.cell for axis in axes for tuned in axis.tuned}
+    order = sorted(cells.values(), key=lambda c: (c.num_nonembedding_params, c.num_tokens))
+    return tuple(cell.label for cell in order)
+
+
+def _axis_row(axis: AxisStory, cells: Sequence[str]) -> AxisRow:
+    found = axis.sensitivity
+    winners = {tuned.cell.label: tuned.value for tuned in axis.tuned}
+    kept = _listed(found.candidates[:1] if found.is_stable else found.candidates)
+    return AxisRow(
+        axis=axis.name,
+        verdict={True: "stable", False: "sensitive", None: "cannot tell"}[found.is_stable],
+        kept=""
+        if found.is_stable is None
+        else f"{'held at' if found.is_stable else 'covered by'} {kept}",
+        values=tuple(
+            BestValues(
+                winner=format_value(winners[cell]) if cell in winners else NOTHING,
+                others=_listed(v for v in found.near_best.get(cell, ()) if v != winners.get(cell)),
+            )
+            for cell in cells
+        ),
+    )
+
+
+def _listed(values: Iterable[Value]) -> str:
+    return ", ".join(format_value(value) for value in values)
+
+
+def beyond_text(entry: AxisPredictionEntry) -> str:
+    """How far the law was extrapolated."""
+    factors = ((entry.size_extrapolation, "size"), (entry.ratio_extrapolation, "data ratio"))
+    found = [f"{x:.3g} × the {what}" for x, what in factors if x is not None and x > 1]
+    return ", ".join(found) or "within"
+
+
+def _joint_table(summary: StudySummary) -> JointTable | None:
+    shared = summary.shared
+    if not shared.efficiencies:
+        return None
+    sizes = sorted({e.params for e in shared.efficiencies}, key=lambda params: params or 0.0)
+    found = {(e.optimizer, e.params): as_speedup(e) for e in shared.efficiencies}
+    trends = {trend.optimizer: trend for trend in shared.trends}
+    return JointTable(
+        sizes=tuple(sizes),
+        rows=tuple(
+            JointRow(
+                optimizer=row.optimizer,
+                speedups=tuple(found.get((row.optimizer, params)) for params in sizes),
+                trend=trends.get(row.optimizer),
+            )
+            for row in summary.rows
+            if any((row.optimizer, params) in found for params in sizes)
+        ),
+    )
