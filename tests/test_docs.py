@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from optbench.analysis.summary import summarise
+from optbench.analysis.summary import StudySummary, summarise
 from optbench.cli import main
 from optbench.optimizers import OPTIMIZERS
 from optbench.report.text import markdown_table, mean_text, speedup_text
@@ -115,8 +115,19 @@ def test_the_result_of_the_readme_is_recomputed_from_the_committed_records() -> 
     summary = summarise(RunStore.read(ROOT / "results" / "nano"))
     assert markdown_table(summary) in (ROOT / "README.md").read_text(encoding="utf-8")
     log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    assert_in_log(summary, log)
+
+
+def assert_in_log(summary: StudySummary, log: str) -> None:
     for row in summary.rows:
         if row.tokens is not None:
             assert speedup_text(row.tokens) in log
             assert speedup_text(row.seconds) in log
         assert mean_text(row.test) in log
+
+
+def test_the_table_of_all_eleven_is_recomputed_from_the_committed_records() -> None:
+    summary = summarise(RunStore.read(ROOT / "results" / "nano_all"))
+    assert {row.optimizer for row in summary.rows} == set(OPTIMIZERS)
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    assert_in_log(summary, log[log.index("## 2026-11-22 · All eleven") :])
