@@ -67,6 +67,7 @@ PUBLISHED: dict[str, Mapping[str, Sequence[Value]]] = {
         "lr": MATRIX_RATES,
         "momentum": WIDE_BETAS,
         "beta1": WIDE_BETAS,
+        "aux_lr_ratio": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
         "weight_decay": DECAYS,
         "batch_size": BATCHES,
         "decay_frac": [0, 0.2, 0.4, 0.6, 0.8, 1.0],
@@ -78,6 +79,7 @@ PUBLISHED: dict[str, Mapping[str, Sequence[Value]]] = {
         "min_update_probability": [0.05, 0.1],
         "flat_steps": [500, 1000, 2000],
         "normalize_grads": [False, True],
+        "block_size": [128, 256, 512],
         "weight_decay": [0, 0.5, 0.7, 0.9],
         "batch_size": BATCHES,
         "clip_norm": CLIPS,
@@ -90,6 +92,7 @@ PUBLISHED: dict[str, Mapping[str, Sequence[Value]]] = {
         "eps": EPSILONS,
         "shampoo_beta": [*BETAS, 0.99],
         "precondition_frequency": [1, 5, 10],
+        "block_size": [128, 256, 512],
         "weight_decay": DECAYS,
         "batch_size": [128, 256, 512],
         "warmup_steps": [500, 1000, 2000],
@@ -99,6 +102,7 @@ PUBLISHED: dict[str, Mapping[str, Sequence[Value]]] = {
         "beta1": WIDE_BETAS,
         "beta2": [*BETAS, 0.99, 0.995],
         "rho": [0.00625, 0.0125, 0.025, 0.05],
+        "eps": [1e-17, 1e-12, 1e-7],
         "weight_decay": [0, 0.1, 0.2, 0.3],
         "batch_size": BATCHES,
         "warmup_steps": WARMUPS,
@@ -203,3 +207,11 @@ def test_in_the_original_study_schedules_and_clipping_go_by_family(original: Stu
         assert (warmup, decay) == (
             (0, 4096) if name in ("muon", "scion") else (run.warmup_steps, 5120 - run.warmup_steps)
         )
+
+
+@pytest.mark.parametrize("name", ["nano", "nano_all", "nano_ladder"])
+def test_a_study_that_can_be_run_here_has_a_smoke_version(name: str) -> None:
+    study = read_study(find_study(name), smoke=True)
+    assert study.tuned_cell.ratio < 0.1
+    for optimizer in study.optimizers:
+        assert study.cells_of(optimizer, study.phases.tune)[0] == study.tuned_cell

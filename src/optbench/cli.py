@@ -272,6 +272,7 @@ def report(store: Path, out: Path | None, form: str) -> None:
     """Rebuild the table and the HTML report from the records alone; trains nothing."""
     from optbench.analysis.summary import summarise
     from optbench.report.html import write_report
+    from optbench.report.cells_table import markdown_cells_table
     from optbench.report.text import markdown_table
     from optbench.store import RunStore
 
@@ -282,7 +283,8 @@ def report(store: Path, out: Path | None, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(summary.to_dict(), indent=2))
     elif form == "markdown":
-        click.echo(markdown_table(summary))
+        tables = [markdown_table(summary), markdown_cells_table(summary)]
+        click.echo("\n\n".join(table for table in tables if table))
     else:
         from optbench.report.terminal import print_result
 

@@ -124,7 +124,10 @@ def read_trends(groups: Sequence[Group], logs: Floats, drawn: Floats | None) -> 
         weight = np.ones(len(of)) if drawn is None else _precision(drawn[:, own])
         centred = sizes - np.average(sizes, weights=weight)
         slope = weight * centred / np.sum(weight * centred**2)
-        low, high = (None, None) if drawn is None else interval(drawn[:, own] @ slope)
+        low = high = None
+        if drawn is not None:
+            with np.errstate(invalid="ignore"):  # ∞ − ∞ of open-ended draws: says nothing, NaN
+                low, high = interval(drawn[:, own] @ slope)
         yield SizeTrend(optimizer=optimizer, value=float(logs[own] @ slope), low=low, high=high)
 
 
