@@ -271,8 +271,8 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
 def report(store: Path, out: Path | None, form: str) -> None:
     """Rebuild the table and the HTML report from the records alone; trains nothing."""
     from optbench.analysis.summary import summarise
-    from optbench.report.html import write_report
     from optbench.report.cells_table import markdown_cells_table
+    from optbench.report.html import write_report
     from optbench.report.text import markdown_table
     from optbench.store import RunStore
 
