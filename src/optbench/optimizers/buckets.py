@@ -392,6 +392,11 @@ def _apply(targets: Tensors, directions: Tensors, rate: Rate) -> None:
             decayed = target.to(direction.dtype) * rate.decay
             target.copy_(decayed.add_(direction, alpha=-rate.lr))
         return
+    if len(targets) == 1:  # most pieces of a large tensor; a list costs more than the tensor here
+        if rate.decay != 1:
+            targets[0].mul_(rate.decay)
+        targets[0].add_(directions[0], alpha=-rate.lr)
+        return
     if rate.decay != 1:
         torch._foreach_mul_(targets, rate.decay)
     torch._foreach_add_(targets, directions, alpha=-rate.lr)
