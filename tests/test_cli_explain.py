@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from optbench.cli import main
 
-# The records of a real study as they were on 2026-11-21, kept so that their numbers can be asserted.
+# The records of a real study, kept as they were on 2026-11-21 so that numbers can be asserted.
 NANO = Path(__file__).parent / "frozen_nano"
 
 
