@@ -18,10 +18,15 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 
 from optbench.analysis.rounding import Rounding, Snapped, snap
-from optbench.analysis.scaling_laws import Prediction, ScalingLaw, TunedValue, fit_scaling_law
+from optbench.analysis.scaling_laws import (
+    Prediction,
+    ScalingLaw,
+    TunedValue,
+    fit_scaling_law,
+    least_factor,
+)
 from optbench.analysis.sensitivity import AxisSensitivity, CellEvaluations, find_sensitivity
 from optbench.config import RunConfig
 from optbench.coordinate_descent import CoordinateDescent, Evaluation, Move
@@ -234,7 +239,10 @@ class Phases:
             optimizer=self.optimizer,
             configuration=configuration,
             refused=refused,
-            axes=[_prediction(n, laws[n], predictions[n], snapped[n]) for n in space],
+            axes=[
+                _prediction(name, axis, laws[name], predictions[name], snapped[name])
+                for name, axis in space.items()
+            ],
         )
         yield from self._confirm(cell, configuration)
 
@@ -280,13 +288,10 @@ def rounding_of(name: str, axis: Axis) -> Rounding:
 
 
 def grid_step(axis: Axis) -> float:
-    """The least factor between neighbouring candidates, of 1 − value for a complement; else 1."""
+    """The factor that a law of this axis resolves; 1 for choices that have no order."""
     if axis.growth == "fixed":
         return 1.0
-    numbers = [float(v) for v in axis.values]
-    scale = sorted(1 - v for v in numbers) if axis.growth == "complement" else numbers
-    steps = [b / a for a, b in pairwise(scale) if a > 0]
-    return min(steps, default=1.0)
+    return least_factor(axis.values, complement=axis.growth == "complement")
 
 
 def _narrowed(space: SearchSpace, sensitivity: Sequence[AxisSensitivity]) -> SearchSpace:
@@ -326,12 +331,14 @@ def _sensitivity(axis: AxisSensitivity) -> Mapping[str, object]:
 
 
 def _prediction(
-    axis: str, law: ScalingLaw, prediction: Prediction, snapped: Snapped
+    name: str, axis: Axis, law: ScalingLaw, prediction: Prediction, snapped: Snapped
 ) -> Mapping[str, object]:
     return {
-        "axis": axis,
+        "axis": name,
         "form": law.form,
         "reason": law.reason,
+        "complement": law.complement,
+        "resolution": grid_step(axis),
         **asdict(prediction),
         "snapped": snapped.value,
         "clamped": snapped.clamped,

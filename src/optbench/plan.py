@@ -34,7 +34,7 @@ WORKER_USE = 0.93
 # benchmarks/results/search_runs_202611.json: 36 runs in 21 batches.
 RUNS_PER_BATCH = 1.7
 DESCENTS = ("tune", "retune", "baseline")
-PHASES = ("noise", *DESCENTS, "predict", "confirm")
+PHASES = ("noise", *DESCENTS, "confirm")
 LONGEST_MEASUREMENT_S = 30.0
 
 

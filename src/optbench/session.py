@@ -55,9 +55,8 @@ def run_study(
         StoreError: the folder belongs to another study or another process.
         SystemExit: interrupted (130) or a run failed twice (1); everything finished is kept.
     """
-    recipe_for(config.corpus)  # what cannot be prepared is refused before a folder is made
+    manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
     with RunStore.open(out) as store:
-        manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
         try:

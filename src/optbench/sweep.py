@@ -43,14 +43,16 @@ class Budget:
 
     def problem(self, records: Collection[RunRecord]) -> str | None:
         """Which limit the records of a study have reached, if any."""
-        spent_tokens = sum(record.num_tokens for record in records)
-        spent_hours = sum(record.wall_s for record in records) / 3600
         if self.runs is not None and len(records) >= self.runs:
             return f"{len(records)} runs, at most {self.runs}"
-        if self.tokens is not None and spent_tokens >= self.tokens:
-            return f"{spent_tokens:.3g} tokens, at most {self.tokens:.3g}"
-        if self.core_hours is not None and spent_hours >= self.core_hours:
-            return f"{spent_hours:.2g} core hours, at most {self.core_hours:.2g}"
+        if self.tokens is not None:
+            tokens = sum(record.num_tokens for record in records)
+            if tokens >= self.tokens:
+                return f"{tokens:.3g} tokens, at most {self.tokens:.3g}"
+        if self.core_hours is not None:
+            hours = sum(record.wall_s for record in records) / 3600
+            if hours >= self.core_hours:
+                return f"{hours:.2g} core hours, at most {self.core_hours:.2g}"
         return None
 
 
@@ -188,7 +190,7 @@ class Sweep:
     def _check_budget(self) -> None:
         if self.budget.problem(self.store.records.values()) is not None:
             self._stop()
-            reason = self.budget.problem(self.store.records.values())
+            reason = self.budget.problem(self.store.records.values())  # those that ended since
             raise BudgetSpentError(
                 f"The study's budget is spent: {reason}. Everything finished is kept in "
                 f"{self.store.directory}; a larger budget, or none, goes on from there."

@@ -36,7 +36,7 @@ def test_what_the_seeds_have_in_common_cancels() -> None:
     one = losses((1, 2, 3), key=1)
     shifted = {seed: loss + 0.3 for seed, loss in one.items()}
     draws = noise_of_means([3, 3], [one, shifted], NOISE).draw(50, np.random.default_rng(0))
-    assert np.abs(draws[:, 0]).max() > 0.01
+    assert np.abs(draws[:, 0]).max() > 0.003
     assert draws[:, 0] == pytest.approx(draws[:, 1])
 
 

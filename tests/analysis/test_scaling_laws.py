@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optbench.analysis.scaling_laws import Form, TunedValue, fit_scaling_law, hold_out
+from optbench.analysis.scaling_laws import (
+    Form,
+    TunedValue,
+    fit_scaling_law,
+    hold_out,
+    least_factor,
+)
 from optbench.space import Value
 
 from .published_tuning import SIZE_1_2B, SIZES
@@ -246,3 +252,10 @@ def test_other_impossible_requests_are_refused() -> None:
         hold_out(cells[:1])
     with pytest.raises(ValueError, match="must be positive and finite, but got -1 and 2"):
         fit_scaling_law(cells).predict(-1, 2)
+
+
+def test_least_factor_is_that_of_neighbours_or_of_one_minus_them() -> None:
+    assert least_factor([0.4, 0.0, 0.1, 0.2], complement=False) == 2
+    assert least_factor([0.8, 0.9, 0.975], complement=True) == pytest.approx(2)
+    assert least_factor([True, "cosine"], complement=False) == 1
+    assert least_factor([3], complement=False) == 1

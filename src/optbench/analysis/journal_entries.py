@@ -208,7 +208,8 @@ class AxisPredictionEntry:
     """One hyperparameter predicted by its scaling law (see `scaling_laws` and `rounding`).
 
     ``low`` and ``high`` are the prediction interval, ``outer_low`` and ``outer_high`` its cautious
-    widening; ``value`` is the law's, ``snapped`` what is trained with.
+    widening; ``value`` is the law's, ``snapped`` what is trained with. ``complement`` and
+    ``resolution`` are those of `fit_scaling_law`; None in journals that do not say them.
     """
 
     axis: str
@@ -223,6 +224,8 @@ class AxisPredictionEntry:
     clamped: bool
     size_extrapolation: float | None
     ratio_extrapolation: float | None
+    complement: bool | None = None
+    resolution: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

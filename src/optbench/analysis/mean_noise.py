@@ -1,7 +1,11 @@
 """How the means over seeds of many cells err, together where they share their seeds.
 
-The rule is that of `speedup`: cells over the same seeds, three or more, err as a multivariate t
-with the sample covariance over those seeds; any other cell errs by itself, by the pooled σ.
+- *Shared seeds.* The protocol trains all optimizers and all budgets on the same fresh seeds, and a
+  seed moves all of their losses alike (docs/log.md has the correlations). Means over the same three
+  seeds or more err as a multivariate t with n − 1 degrees of freedom and the sample covariance over
+  the seeds: what the seeds have in common cancels.
+- *Otherwise* (a diverged seed, other seeds) means err independently: σ² ~ s²·ν/χ²_ν around the
+  pooled seed variance s², and every mean by σ·z/√n.
 """
 
 from __future__ import annotations
@@ -49,8 +53,8 @@ class MeanNoise:
         """Errors (R, C): of every block a multivariate t."""
         errors: list[Floats] = []
         for block in self.blocks:
-            scale = np.sqrt(block.dof / rng.chisquare(block.dof, replicates))
             normal = rng.standard_normal((replicates, len(block.factor)))
+            scale = np.sqrt(block.dof / rng.chisquare(block.dof, replicates))
             errors.append(scale[:, None] * (normal @ block.factor))
         return np.sum(errors, axis=0)
 

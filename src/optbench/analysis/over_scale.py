@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from optbench.analysis.journal import Journal
 from optbench.analysis.journal_entries import CellEntry, CellKey, TuningEntry
-from optbench.analysis.scaling_laws import Form, Prediction, TunedValue, fit_scaling_law, hold_out
+from optbench.analysis.scaling_laws import (
+    Form,
+    Prediction,
+    TunedValue,
+    fit_scaling_law,
+    hold_out,
+    least_factor,
+)
 from optbench.analysis.sensitivity import (
     AxisSensitivity,
     CellEvaluations,
@@ -166,7 +172,7 @@ def _law(name: str, tunings: Sequence[TuningEntry], cell: CellEntry, axis: Axis 
     winners = _winners(name, tunings)
     complement = axis is not None and axis.growth == "complement"
     tried = {e.configuration[name] for t in winners for e in t.evaluations}
-    resolution = _resolution(tried, complement=complement)
+    resolution = least_factor(tried, complement=complement)
     points = [_tuned_value(name, tuning) for tuning in winners]
     law = fit_scaling_law(points, complement=complement, resolution=resolution)
     return LawToday(
@@ -216,16 +222,6 @@ def _held_out(
         )
         for tuning, one in zip(winners, held, strict=True)
     )
-
-
-def _resolution(values: Iterable[Value], *, complement: bool) -> float:
-    """Least factor between neighbouring values that were tried; 1 where they have no factor."""
-    numbers = sorted(
-        1 - value if complement else float(value)
-        for value in values
-        if not isinstance(value, (str, bool))
-    )
-    return min((b / a for a, b in pairwise(numbers) if a > 0), default=1.0)
 
 
 def tunings_of(journal: Journal, optimizer: str) -> tuple[TuningEntry, ...]:

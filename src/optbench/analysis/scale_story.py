@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -170,12 +169,11 @@ def _law(
     tunings: Sequence[TuningEntry],
     predictions: Sequence[PlacedPrediction],
 ) -> ScalingLaw | None:
-    """The law that gave the predictions.
-
-    The journal has its values but neither its coefficients nor how its axis grows, so it is fitted
-    again in each way that a study may have fitted it, until one gives what is recorded.
-    """
+    """The law that gave the predictions, fitted again: the journal has no coefficients."""
     if not predictions:
+        return None
+    entry = predictions[0].entry
+    if entry.complement is None or entry.resolution is None:
         return None
     name = sensitivity.axis
     values = [
@@ -184,20 +182,8 @@ def _law(
         )
         for t in tunings
     ]
-    for complement, resolution in _ways(sensitivity.candidates):
-        law = fit_scaling_law(values, complement=complement, resolution=resolution)
-        if all(_gives(law, prediction) for prediction in predictions):
-            return law
-    return None
-
-
-def _ways(candidates: Sequence[Value]) -> Iterator[tuple[bool, float]]:
-    """Whether the law is that of the complement, and the least factor between its candidates."""
-    numbers = sorted(float(v) for v in candidates if not isinstance(v, (str, bool)))
-    rest = sorted(1 - v for v in numbers)
-    yield False, min((b / a for a, b in pairwise(numbers) if a > 0), default=1.0)
-    yield True, min((b / a for a, b in pairwise(rest) if a > 0), default=1.0)
-    yield False, 1.0
+    law = fit_scaling_law(values, complement=entry.complement, resolution=entry.resolution)
+    return law if all(_gives(law, prediction) for prediction in predictions) else None
 
 
 def _gives(law: ScalingLaw, prediction: PlacedPrediction) -> bool:

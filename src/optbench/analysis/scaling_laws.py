@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -150,6 +151,19 @@ class HeldOut:
         """Whether the interval holds the tuned value; None without an interval."""
         low, high, value = self.prediction.low, self.prediction.high, self.cell.value
         return None if low is None or high is None else low <= float(tidy(value)) <= high
+
+
+def least_factor(values: Iterable[Value], *, complement: bool) -> float:
+    """Least factor between neighbouring numbers, of one minus them for a complement; 1 without any.
+
+    What a tuned value can be told from: the resolution of a grid.
+    """
+    numbers = sorted(
+        1 - value if complement else float(value)
+        for value in values
+        if not isinstance(value, (str, bool))
+    )
+    return min((b / a for a, b in pairwise(numbers) if a > 0), default=1.0)
 
 
 def fit_scaling_law(

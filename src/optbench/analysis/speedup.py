@@ -15,14 +15,7 @@ A power law with four budgets or more can be seen to be wrong. Where it does not
 and the optimizer by the noise of their means (the test of `shared_fit`), the replicates of
 ``paper`` also move every mean by an error of the model: wide rather than wrong.
 
-How the means move:
-
-- *Shared seeds.* The protocol trains all optimizers and all budgets on the same fresh seeds, and a
-  seed moves all of their losses alike (docs/log.md has the correlations). The means are then drawn
-  from their joint distribution, a multivariate t with n − 1 degrees of freedom and the sample
-  covariance over seeds: what the seeds have in common cancels.
-- *Otherwise* (a diverged seed, other seeds), as independent: σ² ~ s²·ν/χ²_ν around the pooled seed
-  variance s², and every mean by σ·z/√n.
+How the means move, and that what shared seeds have in common cancels, is said in `mean_noise`.
 """
 
 from __future__ import annotations
@@ -35,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optbench.analysis.interpolation import Bound, MonotoneCurve, invert_interpolations
-from optbench.analysis.mean_noise import MIN_SHARED_SEEDS, independent_noise
+from optbench.analysis.mean_noise import independent_noise, noise_of_means
 from optbench.analysis.noise import LEVEL, SeedNoise
 from optbench.analysis.scaling import fit_loss_curve, invert_fits
 from optbench.analysis.shared_fit import CellLoss, fit_shared
@@ -210,12 +203,10 @@ def _token_replicates(
 ) -> Floats:
     """Speed-ups in tokens (R,) under redrawn noise."""
     tokens, counts = np.asarray(baseline.tokens), np.asarray(baseline.counts, dtype=float)
-    table = shared_seed_losses(baseline, optimizer)
-    if table is None:
-        all_counts = np.append(counts, optimizer.count)
-        moves = _independent_moves(noise, all_counts, replicates, rng)
-    else:
-        moves = _joint_moves(table, replicates, rng)
+    by_seed = (*(baseline.by_seed or ({},) * len(tokens)), optimizer.by_seed)
+    moves = noise_of_means((*baseline.counts, optimizer.count), by_seed, noise).draw(
+        replicates, rng
+    )
     if estimator == "paper":
         moves = moves + _model_moves(baseline, optimizer, noise, replicates, rng)
     losses = np.asarray(baseline.means) + moves[:, :-1]
@@ -223,36 +214,6 @@ def _token_replicates(
     if estimator == "paper":
         return invert_fits(tokens, losses, targets) / optimizer.tokens
     return invert_interpolations(tokens, losses, counts, targets) / optimizer.tokens
-
-
-def shared_seed_losses(baseline: BaselineLosses, optimizer: OptimizerLoss) -> Floats | None:
-    """Losses (seeds, budgets + 1), the optimizer's last, if all means are over the same seeds."""
-    columns = (*baseline.by_seed, optimizer.by_seed)
-    seeds = sorted(optimizer.by_seed)
-    same = all(sorted(column) == seeds for column in columns)
-    if not baseline.by_seed or not same or len(seeds) < MIN_SHARED_SEEDS:
-        return None
-    return np.array([[column[seed] for column in columns] for seed in seeds])
-
-
-def _joint_moves(table: Floats, replicates: int, rng: np.random.Generator) -> Floats:
-    """Errors of the means (R, columns): multivariate t with the sample covariance over seeds.
-
-    A random combination of the seeds' residuals has that covariance, without factorising it.
-    """
-    count = len(table)
-    residuals = table - table.mean(axis=0)
-    combined = rng.standard_normal((replicates, count)) @ residuals
-    scale = np.sqrt((count - 1) / rng.chisquare(count - 1, replicates))
-    return combined * scale[:, None] / np.sqrt(count * (count - 1))
-
-
-def _independent_moves(
-    noise: SeedNoise, counts: Floats, replicates: int, rng: np.random.Generator
-) -> Floats:
-    """Errors of the means (R, columns): independent, with one pooled and uncertain σ."""
-    sigma = noise.sigma * np.sqrt(noise.dof / rng.chisquare(noise.dof, replicates))
-    return sigma[:, None] * rng.standard_normal((replicates, len(counts))) / np.sqrt(counts)
 
 
 def _model_moves(

@@ -32,7 +32,7 @@ Reference code: https://github.com/AGI-Arena/MARS at 4831e28, mars_type="mars-ad
 # (torch publishes its fused list operations, torch._foreach_*, under private names)
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, final
 
@@ -44,6 +44,7 @@ from optbench.optimizers.adamw import AdamW, fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import Bucket, FusedStep, Group, Rate, State
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
+from optbench.optimizers.pieces import pieces_for_kernels
 from optbench.optimizers.stacks import tensor_norms
 from optbench.space import SearchSpace, Value, complement, geometric
 
@@ -59,7 +60,7 @@ def fused_mars(
     """The step of :class:`Mars`; the part of it that is AdamW's by torch's fused kernel."""
     weight = _weight(group)
     lists = (params, grads, state["exp_avg"], state["exp_avg_sq"], state["previous_grad"])
-    for p, g, m, v, previous in _batches(lists):
+    for p, g, m, v, previous in pieces_for_kernels(lists):
         corrected = torch._foreach_sub(g, previous)
         torch._foreach_mul_(corrected, weight)
         torch._foreach_add_(corrected, g)
@@ -72,15 +73,6 @@ def fused_mars(
             torch._foreach_mul_(corrected, factor)
         torch._foreach_copy_(previous, g)
         fused_adamw(p, list(corrected), {"exp_avg": m, "exp_avg_sq": v}, step, group, rate)
-
-
-def _batches(lists: tuple[list[Tensor], ...]) -> Iterator[tuple[list[Tensor], ...]]:
-    """Everything at once on an accelerator; tensor by tensor for the cache of a CPU."""
-    if lists[0][0].device.type != "cpu":
-        yield lists
-        return
-    for tensors in zip(*lists, strict=True):
-        yield tuple([tensor] for tensor in tensors)
 
 
 @final

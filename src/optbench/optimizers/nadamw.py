@@ -29,7 +29,6 @@ constant, and decoupled_weight_decay=True; equal to 1e-13 in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar, final
 
 import torch
@@ -38,6 +37,7 @@ from torch import Tensor
 from optbench.optimizers.adamw import fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import FLAT_PIECE_CPU, FusedStep, Group, Rate, State
+from optbench.optimizers.pieces import pieces_for_kernels
 from optbench.space import SearchSpace, complement, geometric
 
 
@@ -58,23 +58,13 @@ def fused_nadamw(
     if not along_m:
         torch._foreach_mul_(params, rate.decay)
     lists = (params, grads, state["exp_avg"], state["exp_avg_sq"])
-    for p, g, m, v in _pieces(lists):
+    for p, g, m, v in pieces_for_kernels(lists, FLAT_PIECE_CPU):
         moments = {"exp_avg": m, "exp_avg_sq": v}
         fused_adamw(p, g, moments, step, group, Rate(along_m, decay))
         # g / (√v̂ + ε) = g·c / (√v + c·ε) with c = √(1 − β₂ᵗ).
         roots = torch._foreach_sqrt(v)
         torch._foreach_add_(roots, correction2 * group["eps"])
         torch._foreach_addcdiv_(p, g, roots, value=-along_g * correction2)
-
-
-def _pieces(lists: tuple[list[Tensor], ...]) -> Iterator[tuple[list[Tensor], ...]]:
-    """Everything at once on an accelerator, and what fits a CPU's cache, tensor by tensor."""
-    if lists[0][0].device.type != "cpu":
-        yield lists
-        return
-    for tensors in zip(*lists, strict=True):
-        flat = (tensor.view(-1).split(FLAT_PIECE_CPU) for tensor in tensors)
-        yield from (tuple([piece] for piece in pieces) for pieces in zip(*flat, strict=True))
 
 
 @final
