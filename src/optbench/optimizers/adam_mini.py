@@ -40,10 +40,23 @@ import torch
 from torch import Tensor
 
 from optbench.config import Role
+from optbench.optimizers.adamw import adamw_scalars
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.compiled import Kernel, Scalars
 from optbench.optimizers.hyperparameters import POSITIVE_INTEGER, SHARED_BOUNDS, Constraint, OneOf
 from optbench.space import SearchSpace, Value, complement, geometric
+
+
+def adam_mini_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
+    """:class:`AdamMini`'s direction and moments; each block is a row."""
+    m = s["beta1"] * state["exp_avg"] + s["1 - beta1"] * grad
+    mean_square = grad.square().mean(dim=1, keepdim=True)
+    v = s["beta2"] * state["exp_avg_sq"] + s["1 - beta2"] * mean_square
+    return m / (v.sqrt() * s["root scale"] + s["eps"]), {"exp_avg": m, "exp_avg_sq": v}
+
+
+ADAM_MINI_KERNEL = Kernel(adam_mini_kernel, adamw_scalars, blocks="exp_avg_sq")
 
 
 @final
@@ -107,6 +120,11 @@ class AdamMini(BaseOptimizer):
                 "norm_block": norm_block,
             },
         )
+
+    @staticmethod
+    def kernel(group: Group) -> Kernel | None:
+        """Always."""
+        return ADAM_MINI_KERNEL
 
     @staticmethod
     def init_state(like: Tensor, group: Group) -> State:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import FusedStep, Group, Rate, State
+from optbench.optimizers.compiled import Scalars
 from optbench.space import SearchSpace, complement, geometric
 
 
@@ -59,6 +60,28 @@ def fused_adamw(
         amsgrad=False,
         maximize=False,
     )
+
+
+def adamw_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
+    """AdamW's direction and moments, for kernels that contain it."""
+    m = s["beta1"] * state["exp_avg"] + s["1 - beta1"] * grad
+    v = s["beta2"] * state["exp_avg_sq"] + s["1 - beta2"] * grad * grad
+    direction = m / (v.sqrt() * s["root scale"] + s["eps"])
+    return direction, {"exp_avg": m, "exp_avg_sq": v}
+
+
+def adamw_scalars(step: int, group: Group) -> dict[str, float]:
+    """What :func:`adamw_kernel` reads: m̂ / (√v̂ + ε) is m / (√v·c₁/√c₂ + c₁·ε), cᵢ = 1 − βᵢᵗ."""
+    beta1, beta2 = group["beta1"], group["beta2"]
+    correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+    return {
+        "beta1": beta1,
+        "1 - beta1": 1 - beta1,
+        "beta2": beta2,
+        "1 - beta2": 1 - beta2,
+        "root scale": correction1 / math.sqrt(correction2),
+        "eps": correction1 * group["eps"],
+    }
 
 
 @final

@@ -30,6 +30,7 @@ from optbench.optimizers.buckets import (
     StackedBucket,
     State,
 )
+from optbench.optimizers.compiled import Kernel, compile_forms, compiled_step
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
 from optbench.optimizers.work import CountedWork
 from optbench.space import SearchSpace, Value, did_you_mean
@@ -72,6 +73,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         paper: the options, by constructor keyword, with which a method is the study's variant of it
             (arXiv 2509.02046) instead of its authors'; empty where the two are the same.
         batched: False steps each parameter by itself, the plain form of the same algorithm.
+        compiled: take compiled steps where there are some; set by :meth:`compile`.
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or groups, as for every torch optimizer.
@@ -91,6 +93,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
     bounds: ClassVar[Mapping[str, Constraint]] = SHARED_BOUNDS
     paper: ClassVar[Mapping[str, Value]] = MappingProxyType({})
     batched: bool = True
+    compiled: bool = False
     _plan: Plan | None = None
 
     def __init__(self, params: Params, hyperparameters: Mapping[str, Value]) -> None:
@@ -123,6 +126,11 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             step: the number of this update, from 1.
             group: the hyperparameters.
         """
+
+    @staticmethod
+    def kernel(group: Group) -> Kernel | None:
+        """The equations of `update` for :meth:`compile`; None where there are none for a group."""
+        return None
 
     # Hyperparameters --------------------------------------------------------------------------
 
@@ -233,8 +241,38 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         groups = self.prepare_step(buckets)
         rates = [self._rate(group) for group in self.param_groups]
         for bucket in buckets:
-            bucket.advance(groups, rates)
+            bucket.advance(groups, rates, self._compiled_step(bucket, bucket.group_of(groups)))
         return loss
+
+    def compile(self) -> None:
+        """Take steps by code that torch.compile makes of a method's equations, from now on.
+
+        It is made here, in some seconds, once per process for all optimizers of a method, and kept
+        on disk by torch. Neither other learning rates, hyperparameters and shapes nor a loaded
+        checkpoint compile again; parameters of another dtype and another number of threads do, at
+        the next step. The results differ from those of the plain step by rounding, the state and
+        its checkpoints not at all.
+
+        Compiled are NAdamW, Lion, Sophia, Cautious, Adam-mini and, unless `clip_scope` is
+        "global", Mars, for parameters on the CPU whose elements lie in order in memory. Everything
+        else is stepped as before: accelerators, other methods, and AdamW, which torch's own kernel
+        steps at the speed of memory.
+
+        Raises:
+            RuntimeError: there is no C++ compiler that works; nothing has been changed.
+        """
+        for group in self.param_groups:
+            rule, params = self.rule_of(group), [p for p in group["params"] if _can_compile(p)]
+            kernel = rule.kernel(group)
+            if kernel is not None:
+                compile_forms(kernel, rule.init_state, group, params)
+        self.compiled = True
+
+    def _compiled_step(self, bucket: Bucket, group: Group) -> FusedStep | None:
+        kernel = self.rule_of(group).kernel(group) if self.compiled else None
+        if kernel is None or not all(_can_compile(member.param) for member in bucket.members):
+            return None
+        return compiled_step(kernel)
 
     def prepare_step(self, buckets: Sequence[Bucket]) -> Sequence[Group]:
         """The groups as `update` sees them in the coming step, one for each of ``param_groups``.
@@ -382,6 +420,10 @@ def _protect(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, 
 def _tensor(param: Tensor | tuple[str, Tensor]) -> Tensor:
     """The tensor of a plain or of a named parameter."""
     return param[1] if isinstance(param, tuple) else param
+
+
+def _can_compile(param: Tensor) -> bool:
+    return param.device.type == "cpu" and param.is_contiguous()
 
 
 def _check_param(param: Tensor, role: str | None) -> None:

@@ -36,7 +36,7 @@ STACK_LIMIT_ACCELERATOR = 2**28
 
 
 class FusedStep(Protocol):
-    """A whole step, decay and learning rate included, by one kernel of torch's."""
+    """A whole step, decay and learning rate included, by torch's kernels or compiled ones."""
 
     def __call__(
         self,
@@ -199,12 +199,17 @@ class Bucket(ABC):
             for chunk in self.chunks
         ]
 
-    def advance(self, groups: Sequence[Group], rates: Sequence[Rate]) -> None:
-        """Take one step of every member, by the rule's fused kernel if there is one."""
+    def advance(
+        self, groups: Sequence[Group], rates: Sequence[Rate], compiled: FusedStep | None = None
+    ) -> None:
+        """Take one step of every member, by the compiled step or a fused kernel where one can."""
         self._count_step()
         group = self.group_of(groups)
-        if self.rule.fused is not None and self.is_fusible:
-            self._advance_fused(self.rule.fused, group, rates)
+        # Fused kernels want parameters and state of one dtype.
+        same_dtype = self.members[0].param.dtype == self.dtype
+        whole = compiled or (self.rule.fused if same_dtype else None)
+        if whole is not None and self.is_in_order:
+            self._advance_fused(whole, group, rates)
             return
         gradients = self._gradients()
         for chunk in self.chunks:
@@ -216,15 +221,14 @@ class Bucket(ABC):
                 _apply(chunk.targets[part], parts[part], rates[section.group_index])
 
     @property
-    def is_fusible(self) -> bool:
-        """Whether torch's kernels can step this bucket.
+    def is_in_order(self) -> bool:
+        """Whether whole steps can be taken: parameters lie in order in memory.
 
-        They want parameters and state of one dtype, in order in memory, and torch.compile does not
-        know them (an internal error in PyTorch 2.13).
+        Nor can they where torch.compile traces the step: it does not know the fused kernels (an
+        internal error in PyTorch 2.13).
         """
         in_order = all(member.param.is_contiguous() for member in self.members)
-        same_dtype = self.members[0].param.dtype == self.dtype
-        return in_order and same_dtype and not torch.compiler.is_compiling()
+        return in_order and not torch.compiler.is_compiling()
 
     def _advance_fused(self, fused: FusedStep, group: Group, rates: Sequence[Rate]) -> None:
         for group_index, run in groupby(self.members, key=lambda member: member.group_index):

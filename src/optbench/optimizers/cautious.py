@@ -35,13 +35,37 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from optbench.optimizers.adamw import AdamW
+from optbench.optimizers.adamw import AdamW, adamw_kernel, adamw_scalars
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.compiled import Kernel, Scalars
 from optbench.optimizers.stacks import tensor_means
 from optbench.space import SearchSpace, Value, complement, geometric
 
 MASK_FLOOR = 1e-3
+
+
+def cautious_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
+    """:class:`Cautious`'s direction and moments."""
+    direction, after = adamw_kernel(grad, state, s)
+    m = after["exp_avg"]
+    # The signs of m and u are equal, and those of m are there before any division.
+    mask = (((m > 0) & (grad > 0)) | ((m < 0) & (grad < 0))).to(grad.dtype)
+    scale = (mask.mean() + s["mask eps"]).maximum(s["mask floor"])
+    return direction * (mask / scale), after
+
+
+def cautious_scalars(step: int, group: Group) -> dict[str, float]:
+    """What :func:`cautious_kernel` reads: the least divisor is a floor, or a summand."""
+    clamp = group["clamp_mask"]
+    return {
+        **adamw_scalars(step, group),
+        "mask eps": 0.0 if clamp else group["eps"],
+        "mask floor": MASK_FLOOR if clamp else torch.finfo(torch.float32).tiny,
+    }
+
+
+CAUTIOUS_KERNEL = Kernel(cautious_kernel, cautious_scalars)
 
 
 @final
@@ -92,6 +116,11 @@ class Cautious(BaseOptimizer):
                 "clamp_mask": clamp_mask,
             },
         )
+
+    @staticmethod
+    def kernel(group: Group) -> Kernel | None:
+        """Always."""
+        return CAUTIOUS_KERNEL
 
     @staticmethod
     def init_state(like: Tensor, group: Group) -> State:

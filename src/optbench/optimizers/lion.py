@@ -29,7 +29,25 @@ from torch import Tensor
 
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.compiled import Kernel, Scalars
 from optbench.space import SearchSpace, complement, geometric
+
+
+def lion_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
+    """:class:`Lion`'s direction and momentum."""
+    before = state["exp_avg"]
+    m = s["beta2"] * before + s["1 - beta2"] * grad
+    direction = (s["beta1"] * before + s["1 - beta1"] * grad).sign()
+    return direction + 0 * m, {"exp_avg": m}  # NaN as in `update`
+
+
+def lion_scalars(step: int, group: Group) -> dict[str, float]:
+    """What :func:`lion_kernel` reads."""
+    beta1, beta2 = group["beta1"], group["beta2"]
+    return {"beta1": beta1, "1 - beta1": 1 - beta1, "beta2": beta2, "1 - beta2": 1 - beta2}
+
+
+LION_KERNEL = Kernel(lion_kernel, lion_scalars)
 
 
 @final
@@ -66,6 +84,11 @@ class Lion(BaseOptimizer):
         super().__init__(
             params, {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}
         )
+
+    @staticmethod
+    def kernel(group: Group) -> Kernel | None:
+        """Always."""
+        return LION_KERNEL
 
     @staticmethod
     def init_state(like: Tensor, group: Group) -> State:

@@ -40,9 +40,10 @@ import torch
 from torch import Tensor
 
 from optbench.config import Role
-from optbench.optimizers.adamw import AdamW, fused_adamw
+from optbench.optimizers.adamw import AdamW, adamw_kernel, adamw_scalars, fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import Bucket, FusedStep, Group, Rate, State
+from optbench.optimizers.compiled import Kernel, Scalars
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.pieces import pieces_for_kernels
 from optbench.optimizers.stacks import tensor_norms
@@ -73,6 +74,22 @@ def fused_mars(
             torch._foreach_mul_(corrected, factor)
         torch._foreach_copy_(previous, g)
         fused_adamw(p, list(corrected), {"exp_avg": m, "exp_avg_sq": v}, step, group, rate)
+
+
+def mars_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
+    """:class:`Mars`'s direction and state, with clipping by tensor."""
+    corrected = grad + s["weight"] * (grad - state["previous_grad"])
+    clipped = corrected / torch.linalg.vector_norm(corrected).clamp(min=1)
+    direction, moments = adamw_kernel(clipped, state, s)
+    return direction, {**moments, "previous_grad": grad}
+
+
+def mars_scalars(step: int, group: Group) -> dict[str, float]:
+    """What :func:`mars_kernel` reads."""
+    return {**adamw_scalars(step, group), "weight": _weight(group)}
+
+
+MARS_KERNEL = Kernel(mars_kernel, mars_scalars)
 
 
 @final
@@ -160,6 +177,11 @@ class Mars(BaseOptimizer):
         norm = torch.stack([square.to(squares[0]) for square in squares]).sum().sqrt()
         factor = (1 / (norm + 1e-6)).clamp(max=1)
         return [{**group, "clip_factor": factor} for group in groups]
+
+    @staticmethod
+    def kernel(group: Group) -> Kernel | None:
+        """Unless all parameters are clipped by one norm."""
+        return MARS_KERNEL if group["clip_scope"] == "tensor" else None
 
     @staticmethod
     def init_state(like: Tensor, group: Group) -> State:

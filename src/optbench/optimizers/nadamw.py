@@ -37,6 +37,7 @@ from torch import Tensor
 from optbench.optimizers.adamw import fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.buckets import FLAT_PIECE_CPU, FusedStep, Group, Rate, State
+from optbench.optimizers.compiled import Kernel, Scalars
 from optbench.optimizers.pieces import pieces_for_kernels
 from optbench.space import SearchSpace, complement, geometric
 
@@ -65,6 +66,33 @@ def fused_nadamw(
         roots = torch._foreach_sqrt(v)
         torch._foreach_add_(roots, correction2 * group["eps"])
         torch._foreach_addcdiv_(p, g, roots, value=-along_g * correction2)
+
+
+def nadamw_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
+    """:class:`NAdamW`'s direction and moments."""
+    m = s["beta1"] * state["exp_avg"] + s["1 - beta1"] * grad
+    v = s["beta2"] * state["exp_avg_sq"] + s["1 - beta2"] * grad * grad
+    ahead = s["along m"] * m + s["along g"] * grad
+    direction = ahead / (v.sqrt() * s["root scale"] + s["eps"])
+    return direction, {"exp_avg": m, "exp_avg_sq": v}
+
+
+def nadamw_scalars(step: int, group: Group) -> dict[str, float]:
+    """What :func:`nadamw_kernel` reads; the corrections of m̃ = "along m"·m + "along g"·g apart."""
+    beta1, beta2 = group["beta1"], group["beta2"]
+    return {
+        "beta1": beta1,
+        "1 - beta1": 1 - beta1,
+        "beta2": beta2,
+        "1 - beta2": 1 - beta2,
+        "along m": beta1 / (1 - beta1 ** (step + 1)),
+        "along g": (1 - beta1) / (1 - beta1**step),
+        "root scale": 1 / math.sqrt(1 - beta2**step),
+        "eps": group["eps"],
+    }
+
+
+NADAMW_KERNEL = Kernel(nadamw_kernel, nadamw_scalars)
 
 
 @final
@@ -106,6 +134,11 @@ class NAdamW(BaseOptimizer):
             params,
             {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay},
         )
+
+    @staticmethod
+    def kernel(group: Group) -> Kernel | None:
+        """Always."""
+        return NADAMW_KERNEL
 
     @staticmethod
     def init_state(like: Tensor, group: Group) -> State:

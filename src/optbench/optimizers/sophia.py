@@ -35,6 +35,7 @@ Reference code: https://github.com/Liuhong99/Sophia at a7e1572.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, final
@@ -44,6 +45,7 @@ from torch import Tensor
 
 from optbench.optimizers.base import Params
 from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.compiled import Kernel, Scalars
 from optbench.optimizers.curvature import CurvatureOptimizer, CurvatureSource
 from optbench.optimizers.hyperparameters import (
     NON_NEGATIVE,
@@ -58,6 +60,29 @@ SOURCES = {
     "gnb": CurvatureSource.SAMPLED_LABELS,
     "hutchinson": CurvatureSource.HESSIAN_PRODUCT,
 }
+
+
+def sophia_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
+    """:class:`Sophia`'s direction and momentum, for both estimators."""
+    m = s["beta1"] * state["exp_avg"] + s["1 - beta1"] * grad
+    curvature = (s["rho"] * state["hessian"] + s["eps"]).maximum(s["floor"])
+    return (m / (s["correction"] * curvature)).clamp(-1, 1), {"exp_avg": m}
+
+
+def sophia_scalars(step: int, group: Group) -> dict[str, float]:
+    """What :func:`sophia_kernel` reads: ε is a summand without floor, or a floor alone."""
+    beta1, eps, gnb = group["beta1"], group["eps"], group["estimator"] == "gnb"
+    return {
+        "beta1": beta1,
+        "1 - beta1": 1 - beta1,
+        "rho": group["rho"],
+        "eps": eps if gnb else 0.0,
+        "floor": -math.inf if gnb else eps,
+        "correction": 1.0 if gnb else 1 - beta1**step,
+    }
+
+
+SOPHIA_KERNEL = Kernel(sophia_kernel, sophia_scalars)
 
 
 @final
@@ -149,6 +174,11 @@ class Sophia(CurvatureOptimizer):
                 f"Build an optimizer for each."
             )
         return SOURCES[estimators.pop()]
+
+    @staticmethod
+    def kernel(group: Group) -> Kernel | None:
+        """Always."""
+        return SOPHIA_KERNEL
 
     @staticmethod
     def init_state(like: Tensor, group: Group) -> State:

@@ -1,0 +1,33 @@
+"""The command line: verbs that parse, call and print.
+
+torch and the plotting code are imported inside the verbs that need them, so ``optbench --help``
+answers at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from optbench import __version__
+from optbench.cli.run_verbs import bench, show, train
+from optbench.cli.study_verbs import explain, plan, report, run
+
+EPILOG = """\b
+Examples:
+  optbench run nano               tune and compare four optimizers, 12 minutes on 2 cores
+  optbench plan nano              what that will cost on this machine
+  optbench show --store runs/nano list its runs
+"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
+@click.version_option(__version__, prog_name="optbench")
+def main() -> None:
+    """How much faster is an optimizer really than a well-tuned AdamW, with error bars?"""
+
+
+for _verb in (run, plan, train, bench, show, report, explain):
+    main.add_command(_verb)

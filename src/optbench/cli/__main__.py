@@ -1,0 +1,5 @@
+"""``python -m optbench.cli``."""
+
+from optbench.cli import main
+
+main()

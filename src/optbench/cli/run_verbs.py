@@ -1,0 +1,162 @@
+"""Verbs on single runs: train, show, bench."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from optbench.cli.verbs import Failure, console, error_console, reports_errors, store_option
+
+if TYPE_CHECKING:
+    from optbench.config import RunConfig
+    from optbench.store import RunRecord
+
+
+@click.command()
+@click.argument("config_file", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option("--optimizer", default=None, help="Optimizer, such as adamw or muon.")
+@click.option("--size", default=None, help="Model size of the ladder.  [default: the study's]")
+@click.option(
+    "--ratio", type=float, default=None, help="Chinchilla ratio; 1 = 20 tokens a parameter."
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, repeatable."
+)
+@click.option("--seed", type=int, default=None, help="Seed of initialisation and data order.")
+@store_option("runs/single")
+@reports_errors
+def train(
+    config_file: Path | None,
+    optimizer: str | None,
+    size: str | None,
+    ratio: float | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    store: Path,
+) -> None:
+    """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
+    from optbench.session import single_run_config, train_one
+
+    if config_file is not None:
+        if clash := [n for n, v in (("--size", size), ("--ratio", ratio)) if v is not None]:
+            raise click.UsageError(f"{' and '.join(clash)} cannot change what {config_file} says.")
+        config = _run_config_from(config_file, optimizer, settings, seed)
+    else:
+        config = single_run_config(
+            optimizer or "adamw",
+            size=size,
+            ratio=ratio,
+            settings=_settings(settings),
+            seed=seed or 0,
+        )
+    record = train_one(config, store, console())
+    from optbench.printing import print_record
+
+    print_record(record, console())
+    if record.status == "failed":
+        raise Failure(record.error)
+
+
+@click.command()
+@click.option("--size", default="d64", show_default=True, help="Model size of the ladder.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option(
+    "--optimizer", "optimizers", multiple=True, help="Only this one, repeatable.  [default: all]"
+)
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@reports_errors
+def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) -> None:
+    """What each optimizer costs on this device: time, share of a training step, memory."""
+    import dataclasses
+
+    from optbench.session import bench_optimizers
+
+    costs = bench_optimizers(size, batch_size, optimizers, error_console())
+    if form == "json":
+        click.echo(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
+    else:
+        from optbench.printing import print_costs
+
+        print_costs(costs, console())
+
+
+@click.command()
+@click.argument("run_id", required=False)
+@store_option(None)
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@click.option(
+    "--config", "only_config", is_flag=True, help="Only the run's configuration, as JSON."
+)
+@reports_errors
+def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
+    """List the runs of a store, or print the one whose id starts with RUN_ID."""
+    from optbench.store import RunStore
+
+    records = RunStore.read(store).records
+    if run_id is None:
+        if only_config:
+            raise click.UsageError("--config needs a RUN_ID.")
+        _list_records(list(records.values()), form)
+        return
+    matches = [record for key, record in records.items() if key.startswith(run_id)]
+    if len(matches) != 1:
+        problem = "No run" if not matches else f"{len(matches)} runs"
+        raise Failure(
+            f"{problem} in {store} with an id starting with '{run_id}'; see `optbench show`."
+        )
+    if only_config:
+        click.echo(json.dumps(matches[0].config, indent=2))
+    elif form == "json":
+        click.echo(json.dumps(json.loads(matches[0].to_json()), indent=2))
+    else:
+        from optbench.printing import print_record
+
+        print_record(matches[0], console())
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value is a TOML scalar."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        try:
+            if not separator or not name:
+                raise ValueError
+            values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except ValueError:
+            raise click.UsageError(
+                f"--set takes NAME=VALUE with a number, true, false or \"text\", but got '{pair}'."
+            ) from None
+    return values
+
+
+def _run_config_from(
+    path: Path, optimizer: str | None, settings: tuple[str, ...], seed: int | None
+) -> RunConfig:
+    from optbench.config import ConfigError, RunConfig
+
+    text = path.read_text(encoding="utf-8")
+    try:
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError([f"{path} cannot be parsed: {error}."]) from None
+    if seed is not None:
+        raw["seed"] = seed
+    table = raw.setdefault("optimizer", {})
+    if optimizer is not None:
+        table["name"] = optimizer
+    table["hyperparameters"] = {**table.get("hyperparameters", {}), **_settings(settings)}
+    return RunConfig.from_dict(raw)
+
+
+def _list_records(records: list[RunRecord], form: str) -> None:
+    from optbench.printing import print_records
+
+    if form == "json":
+        click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=2))
+    else:
+        print_records(records, console())

@@ -1,0 +1,163 @@
+"""Verbs on a whole study: plan, run, report, explain."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from optbench.cli.plan_options import rental_options
+from optbench.cli.verbs import console, reports_errors, store_option
+
+if TYPE_CHECKING:
+    from optbench.devices import Rental
+    from optbench.study_config import StudyConfig
+
+_study_argument = click.argument("study", default="nano")
+_workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Runs at a time, one thread each.  [default: the number of cores]",
+)
+_smoke_option = click.option(
+    "--smoke", is_flag=True, help="The same code on a tiny budget, within a minute."
+)
+
+
+@click.command()
+@_study_argument
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder for records and report.  [default: runs/STUDY]",
+)
+@_smoke_option
+@_workers_option
+@click.option("--max-runs", type=click.IntRange(1), help="Stop after this many runs in all.")
+@click.option("--max-tokens", type=click.FloatRange(1), help="Stop after this many tokens in all.")
+@click.option("--max-core-hours", type=click.FloatRange(0), help="Stop after these hours of runs.")
+@reports_errors
+def run(
+    study: str,
+    out: Path | None,
+    smoke: bool,
+    workers: int | None,
+    max_runs: int | None,
+    max_tokens: float | None,
+    max_core_hours: float | None,
+) -> None:
+    """Tune, compare and report: carry out STUDY (a name or a .toml file).
+
+    Interrupt it at any time; the same command goes on where it stopped. The limits count all
+    sittings with the study; at a limit, the runs that are going on end first.
+    """
+    from optbench.session import run_study
+    from optbench.sweep import Budget
+
+    budget = Budget(max_runs, max_tokens, max_core_hours)
+    config = _read_study(study, smoke)
+    run_study(config, _out(study, out, smoke), _workers(workers), console(), budget)
+
+
+@click.command()
+@_study_argument
+@_smoke_option
+@_workers_option
+@rental_options
+@click.option("--by-cell", is_flag=True, help="Every cell by itself.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@reports_errors
+def plan(
+    study: str, smoke: bool, workers: int | None, rental: Rental | None, by_cell: bool, form: str
+) -> None:
+    """What STUDY will cost here or on a --device: runs, tokens, FLOPs, time. Trains nothing."""
+    from optbench.session import plan_study
+
+    config = _read_study(study, smoke)
+    result = plan_study(config, _workers(workers), rental)
+    if form == "json":
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        from optbench.printing import print_plan
+
+        print_plan(config, result, console(), by_cell=by_cell)
+
+
+@click.command()
+@store_option(None)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The HTML file.  [default: report.html in the store]",
+)
+@click.option("--format", "form", type=click.Choice(["table", "json", "markdown"]), default="table")
+@reports_errors
+def report(store: Path, out: Path | None, form: str) -> None:
+    """Rebuild the table and the HTML report from the records alone; trains nothing."""
+    from optbench.analysis.summary import summarise
+    from optbench.report.cells_table import markdown_cells_table
+    from optbench.report.html import write_report
+    from optbench.report.text import markdown_table
+    from optbench.store import RunStore
+
+    records = RunStore.read(store)
+    summary = summarise(records)
+    path = out or store / "report.html"
+    write_report(summary, records, path)
+    if form == "json":
+        click.echo(json.dumps(summary.to_dict(), indent=2))
+    elif form == "markdown":
+        tables = [markdown_table(summary), markdown_cells_table(summary)]
+        click.echo("\n\n".join(table for table in tables if table))
+    else:
+        from optbench.report.terminal import print_result
+
+        print_result(summary, path, console())
+
+
+@click.command()
+@click.argument("cell")
+@click.argument("optimizer")
+@store_option(None)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@reports_errors
+def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
+    """Why OPTIMIZER has its hyperparameters in CELL (such as d32-1x): every move, every tie."""
+    from optbench.analysis.explanation import explain as explain_tuning
+    from optbench.analysis.journal import read_journal
+    from optbench.optimizers import OPTIMIZERS
+    from optbench.report.explain_text import print_explanation
+    from optbench.store import RunStore
+    from optbench.study_config import RUN_AXES
+
+    own = OPTIMIZERS[optimizer].space if optimizer in OPTIMIZERS else {}
+    known, axes = RunStore.read(store), {**RUN_AXES, **own}
+    found = explain_tuning(read_journal(known.journal), known.records, cell, optimizer, axes)
+    if form == "json":
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        print_explanation(found, console())
+
+
+def _workers(given: int | None) -> int:
+    """As asked for, else the cores that this process may use; macOS knows only their number."""
+    if given is not None:
+        return given
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _read_study(study: str, smoke: bool) -> StudyConfig:
+    from optbench.study_file import find_study, read_study
+
+    return read_study(find_study(study), smoke=smoke)
+
+
+def _out(study: str, out: Path | None, smoke: bool) -> Path:
+    return out or Path("runs") / (Path(study).stem + ("-smoke" if smoke else ""))

@@ -1,0 +1,70 @@
+"""What every verb needs: errors as messages, where to print, and the folder of the records."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOG_WIDTH = 160
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Failure(click.ClickException):
+    """Prints the message of one of our own exceptions, without a traceback."""
+
+    exit_code = 2
+
+    def format_message(self) -> str:
+        """Several lines start on a line of their own."""
+        return self.message if "\n" not in self.message else "\n" + self.message
+
+
+def reports_errors(verb: Callable[P, R]) -> Callable[P, R]:
+    """Turn the exceptions that are meant for users into messages and exit codes."""
+
+    @functools.wraps(verb)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        from optbench.config import UserError
+
+        try:
+            return verb(*args, **kwargs)
+        except UserError as error:
+            raise Failure(str(error)) from None
+
+    return wrapped
+
+
+def store_option(default: str | None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Add ``--store``, required unless there is a default."""
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default,
+        required=default is None,
+        help="Folder with the records.",
+        show_default=default is not None,
+    )
+
+
+def console() -> Console:
+    """Standard output."""
+    from rich.console import Console
+
+    # A log file has no width of its own; tables get enough for their columns.
+    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+
+
+def error_console() -> Console:
+    """Standard error: for progress beside output that is read by programs."""
+    from rich.console import Console
+
+    return Console(stderr=True)
