@@ -121,7 +121,7 @@ def test_the_id_changes_with_every_field(name: str) -> None:
 
 
 def test_no_two_variations_share_an_id() -> None:
-    assert len({c.run_id for c in VARIATIONS.values()}) == len(VARIATIONS) == 22
+    assert len({c.run_id for c in VARIATIONS.values()}) == len(VARIATIONS) == 23
 
 
 def test_an_added_hyperparameter_changes_the_id() -> None:
@@ -174,7 +174,8 @@ def test_every_unknown_and_missing_key_is_named_with_its_full_path() -> None:
         RunConfig.from_dict(raw)
     assert caught.value.problems == [
         "Unknown key 'batch_sise'. Did you mean 'batch_size'? Available: model, data, optimizer, "
-        "schedule, num_tokens, batch_size, clip_norm, seed, eval_tokens, test_tokens, num_evals.",
+        "schedule, num_tokens, batch_size, clip_norm, clip_scope, seed, eval_tokens, test_tokens, "
+        "num_evals.",
         "Unknown key 'model.num_layer'. Did you mean 'model.num_layers'? Available: "
         "model.num_layers, model.d_model, model.d_ff, model.num_heads, model.vocab_size, "
         "model.seq_len, model.rope_theta.",
@@ -355,3 +356,13 @@ def test_a_fingerprint_makes_another_run() -> None:
 
 def test_roles_are_their_own_names() -> None:
     assert [f"{role}" for role in Role] == ["matrix", "embedding", "head", "norm"]
+
+
+def test_a_clip_scope_is_part_of_the_identity_but_not_its_default() -> None:
+    assert "clip_scope" not in TINY_CONFIG.to_dict()  # stored runs are older than the setting
+    other = dataclasses.replace(TINY_CONFIG, clip_scope="norms")
+    assert other.run_id != TINY_CONFIG.run_id
+    assert RunConfig.from_dict(other.to_dict()) == other
+    assert dataclasses.replace(TINY_CONFIG, clip_scope="norm").problems() == [
+        "Unknown clip scope 'norm'. Did you mean 'norms'? Available: all, no_matrices, norms."
+    ]

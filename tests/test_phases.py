@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from optbench.analysis.summary import summarise
 from optbench.config import ConfigError, RunConfig
 from optbench.executors import InlineExecutor
 from optbench.ladder import SIZES, Cell
@@ -152,8 +153,8 @@ def test_noise_is_measured_in_each_of_its_cells_and_the_nearest_counts(store: Ru
     noise = {e["cell"]["size"]: e["tie_threshold"] for e in entries(store, "noise")}
     assert set(noise) == {"d32", "d64"}
     far = Cell("d96", SIZES["d96"], 1.0)
-    assert tie_threshold(store, far) == noise["d64"]
-    assert tie_threshold(store, Cell("d32", SIZES["d32"], 2.0)) == noise["d32"]
+    assert tie_threshold(store, far, 0.003) == noise["d64"]
+    assert tie_threshold(store, Cell("d32", SIZES["d32"], 2.0), 0.003) == noise["d32"]
 
 
 def test_a_repeated_study_decides_the_same_and_trains_nothing(
@@ -253,3 +254,33 @@ def test_an_optimizers_own_settings_and_preset_reach_its_runs() -> None:
 def test_an_optimizer_without_a_space_is_tuned_over_all_that_it_declares() -> None:
     study = read_study(TEXT.replace("space = { lr = [0.016, 0.032, 0.064] }", ""))
     assert list(study.optimizers["muon"].space) == list(OPTIMIZERS["muon"].space)
+
+
+def test_with_one_seed_ties_are_those_of_the_floor_and_there_are_no_intervals(
+    tmp_path: Path,
+) -> None:
+    text = TEXT.replace("noise_seeds = 2\nconfirm_seeds = 2", "noise_seeds = 1\nconfirm_seeds = 1")
+    store = carry_out(tmp_path, text)
+    assert entries(store, "noise") == []
+    tunings = found(store, "tuning", "adamw")
+    assert {e["tie_threshold"] for e in tunings.values()} == {0.003}
+    assert tunings["d64 4x"]["incumbent"] == {"lr": 0.008, "beta1": 0.9}
+    summary = summarise(store)
+    assert summary.noise is None
+    muon = next(row for row in summary.rows if row.optimizer == "muon")
+    assert muon.tokens is not None
+    assert (muon.tokens.low, muon.tokens.high) == (None, None)
+    planned = planned_runs(read_study(text))
+    assert sum(p.expected for p in planned if p.phase == "noise") == 0
+
+
+def test_grids_that_do_not_grow_end_at_their_edge(tmp_path: Path) -> None:
+    text = TEXT.replace("max_runs = 40", "max_runs = 40\ngrow_grids = false").replace(
+        "lr = [0.008, 0.016, 0.032]", "lr = [0.004, 0.008, 0.016]"
+    )
+    tuning = found(carry_out(tmp_path, text), "tuning", "adamw")["d32 1x"]
+    assert tuning["incumbent"]["lr"] == 0.016  # the best would be 0.032
+    assert tuning["certified"]
+    (edge,) = tuning["edges"]
+    assert edge["note"] == "at the end of the candidates, which this search does not extend"
+    assert tuning["grid"] == {"lr": [0.004, 0.008, 0.016], "beta1": [0.8, 0.9, 0.95]}

@@ -51,7 +51,12 @@ PUBLISHED: dict[str, Mapping[str, Sequence[Value]]] = {
         "clip_norm": CLIPS,
         "warmup_steps": WARMUPS,
     },
-    "adam_mini": {**ADAM, "lr": [0.004, 0.008, 0.016, 0.032], "beta1": BETAS, "beta2": BETAS},
+    "adam_mini": {
+        **CLIPPED_ADAM,
+        "lr": [0.004, 0.008, 0.016, 0.032],
+        "beta1": BETAS,
+        "beta2": BETAS,
+    },
     "muon": {
         "lr": MATRIX_RATES,
         "momentum": WIDE_BETAS,
@@ -61,6 +66,7 @@ PUBLISHED: dict[str, Mapping[str, Sequence[Value]]] = {
         "eps": EPSILONS,
         "weight_decay": DECAYS,
         "batch_size": BATCHES,
+        "clip_norm": CLIPS,
         "decay_frac": [0.2, 0.4, 0.6, 0.8, 1.0],
     },
     "scion": {
@@ -70,6 +76,7 @@ PUBLISHED: dict[str, Mapping[str, Sequence[Value]]] = {
         "aux_lr_ratio": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
         "weight_decay": DECAYS,
         "batch_size": BATCHES,
+        "clip_norm": CLIPS,
         "decay_frac": [0, 0.2, 0.4, 0.6, 0.8, 1.0],
     },
     "kron": {
@@ -189,6 +196,11 @@ def test_in_the_original_study_every_optimizer_is_the_variant_of_that_study(
         assert {key: start[key] for key in method.paper} == method.paper, name
 
 
+def test_the_original_study_has_one_seed_and_grids_that_do_not_grow(original: StudyConfig) -> None:
+    protocol = original.protocol
+    assert (protocol.noise_seeds, protocol.confirm_seeds, protocol.grow_grids) == (1, 1, False)
+
+
 def test_in_the_original_study_schedules_and_clipping_go_by_family(original: StudyConfig) -> None:
     for name, search in original.optimizers.items():
         run = search.run
@@ -197,9 +209,10 @@ def test_in_the_original_study_schedules_and_clipping_go_by_family(original: Stu
         else:
             assert (run.decay_shape, run.decay_frac) == ("cosine", 1.0)
             assert run.warmup_steps in WARMUPS
-        unclipped = name in ("muon", "scion", "adam_mini", "mars")
-        assert run.clip_norm == (0.0 if unclipped else 1.0)
-        assert not (unclipped and "clip_norm" in search.space)
+        assert run.clip_norm == (0.0 if name == "mars" else 1.0)  # Mars clips by itself
+        assert not (name == "mars" and "clip_norm" in search.space)
+        scopes = {"muon": "no_matrices", "scion": "no_matrices", "adam_mini": "norms"}
+        assert run.clip_scope == scopes.get(name, "all")
         config = original.run_config(
             name, original.tuned_cell, search.start, seed=0, fingerprint=""
         )

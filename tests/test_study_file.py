@@ -92,8 +92,8 @@ def test_all_problems_are_reported_at_once() -> None:
     assert problems_of(text) == [
         "run.clip_norm must be a number, but got True.",
         "Unknown key 'run.warmup_frak'. Did you mean 'run.warmup_frac'? Available: "
-        "run.batch_size, run.clip_norm, run.warmup_frac, run.warmup_steps, run.decay_frac, "
-        "run.decay_shape, run.final_frac, run.eval_tokens, run.test_tokens, run.num_evals.",
+        "run.batch_size, run.clip_norm, run.clip_scope, run.warmup_frac, run.warmup_steps, "
+        "run.decay_frac, run.decay_shape, run.final_frac, run.eval_tokens, run.test_tokens, run.num_evals.",
         "Unknown optimizer 'moun'. Did you mean 'muon'? Available: " + available_optimizers(),
         "Unknown model size 'd33'. Did you mean 'd32'? Available: d32, d48, d64, d96, 130m, 300m, "
         "520m, 1.2b.",
@@ -139,8 +139,8 @@ def test_an_unknown_hyperparameter_is_named_with_its_table() -> None:
             "The warm-up must be shorter than",
         ),
         ("batch_size = 16", "batch_size = 99999", "The budget must hold at least one step"),
-        ("[run]", "[protocol]\nconfirm_seeds = 1\n[run]", "an interval needs two runs"),
-        ("[run]", "[protocol]\nnoise_seeds = 1\n[run]", "a spread needs two runs"),
+        ("[run]", "[protocol]\nconfirm_seeds = 0\n[run]", "a loss that is quoted needs a run"),
+        ("[run]", "[protocol]\nnoise_seeds = 0\n[run]", "the tuning seed alone is one"),
         ("[run]", "[protocol]\nmax_runs = 1.5\n[run]", "protocol.max_runs must be a whole number"),
         ("[run]", "nonsense = 1\n[run]", "Unknown key 'cell.nonsense'"),
         ("[run]", "[baseline_curve]\nratios = [2.0]\nretune = ['lrr']\n[run]", "Did you mean 'lr'"),

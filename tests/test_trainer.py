@@ -1,12 +1,21 @@
 """The training loop: what it measures, in which order, and when it stops."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from optbench.config import (
+    ClipScope,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Role,
+    RunConfig,
+    ScheduleConfig,
+)
 from optbench.model import Llama
 from optbench.optimizers import AdamW, parameter_groups
 from optbench.schedule import lr_factor
@@ -152,3 +161,23 @@ def test_progress_is_told_along_the_run() -> None:
     result = train(config, model, optimizer, Cycle(), device=CPU, on_progress=seen.append)
     assert [(p.step, p.train_loss) for p in seen] == result.train_curve
     assert seen[-1].num_steps == 10
+
+
+@pytest.mark.parametrize("scope", ["all", "no_matrices", "norms"])
+def test_clipping_takes_the_norm_of_its_scope_and_leaves_the_rest_alone(scope: ClipScope) -> None:
+    """With SGD at rate 1 the first step is the clipped gradient itself."""
+    config = run_config(num_tokens=8 * 4, clip_norm=1e-3, clip_scope=scope)
+    config = dataclasses.replace(
+        config, schedule=ScheduleConfig(warmup_steps=0, decay_steps=0, shape="linear")
+    )
+    model, start = Llama(config.model, seed=0), Llama(config.model, seed=0)
+    start.loss(torch.from_numpy(Cycle().batch(0, seed=0, batch_size=4, seq_len=8))).backward()
+    train(config, model, torch.optim.SGD(model.parameters(), lr=1.0), Cycle(), device=CPU)
+    roles = start.roles()
+    clipped = {"all": set(Role), "norms": {Role.NORM}, "no_matrices": set(Role) - {Role.MATRIX}}
+    grads = {name: p.grad for name, p in start.named_parameters() if p.grad is not None}
+    inside = {name for name in grads if roles[name] in clipped[scope]}
+    norm = torch.stack([grads[name].square().sum() for name in inside]).sum().sqrt()
+    for (name, before), after in zip(start.named_parameters(), model.parameters(), strict=True):
+        factor = 1e-3 / (norm + 1e-6) if name in inside else torch.tensor(1.0)
+        torch.testing.assert_close(before - after, grads[name] * factor, atol=1e-6, rtol=1e-4)

@@ -12,7 +12,7 @@ import torch
 from optbench.config import RunConfig
 from optbench.model import Llama
 from optbench.run import build_optimizer, default_device, optimizer_state_bytes
-from optbench.trainer import update
+from optbench.trainer import clipped_parameters, update
 
 WARMUP_STEPS = 10
 PLAN_STEPS = 60
@@ -114,7 +114,8 @@ class TimedTraining:
         started = time.perf_counter()
         self._model.loss(self._tokens).backward()
         if self.config.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self.config.clip_norm)
+            parameters = clipped_parameters(self._model, self.config.clip_scope)
+            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         _synchronize(self._device)
         before_update = time.perf_counter()
         update(self._optimizer, self._model, self._tokens, noise_seed=0)

@@ -14,7 +14,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 from optbench.schedule import DECAY_SHAPES, DecayShape
 from optbench.space import Value, did_you_mean
@@ -27,6 +28,16 @@ class Role(enum.StrEnum):
     EMBEDDING = "embedding"  # token embedding, (vocab, d)
     HEAD = "head"  # output projection, (vocab, d)
     NORM = "norm"  # gains and other vectors
+
+
+ClipScope: TypeAlias = Literal["all", "no_matrices", "norms"]
+CLIPPED_ROLES: Mapping[ClipScope, frozenset[Role]] = MappingProxyType(
+    {
+        "all": frozenset(Role),
+        "no_matrices": frozenset({Role.EMBEDDING, Role.HEAD, Role.NORM}),
+        "norms": frozenset({Role.NORM}),
+    }
+)
 
 
 class UserError(Exception):
@@ -163,7 +174,9 @@ class RunConfig:
     Args:
         num_tokens: the training budget, ``num_tokens // (batch_size · seq_len)`` steps.
         batch_size: sequences per step.
-        clip_norm: global gradient-norm limit over all parameters; 0 switches clipping off.
+        clip_norm: limit of the common gradient norm; 0 switches clipping off.
+        clip_scope: the parameters over which that norm is taken and which are scaled by it; the
+            others are left as they are.
         seed: of the initialisation and of the data order.
         eval_tokens: tokens of the validation split on which the run is judged.
         test_tokens: tokens of the test split, read once at the end.
@@ -177,6 +190,7 @@ class RunConfig:
     num_tokens: int
     batch_size: int
     clip_norm: float = 1.0
+    clip_scope: ClipScope = "all"
     seed: int = 0
     eval_tokens: int = 65_536
     test_tokens: int = 262_144
@@ -208,8 +222,15 @@ class RunConfig:
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionaries, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Plain nested dictionaries, ready for JSON.
+
+        ``clip_scope`` came later than the first published records: it is left out where it has its
+        default, so that a run keeps its identity.
+        """
+        plain = dataclasses.asdict(self)
+        if self.clip_scope == "all":
+            del plain["clip_scope"]
+        return plain
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> RunConfig:
@@ -235,6 +256,8 @@ class RunConfig:
             found.append(f"seed must not be negative, but got {self.seed}.")
         if not (self.clip_norm >= 0 and math.isfinite(self.clip_norm)):
             found.append(f"clip_norm must be finite and not negative, but got {self.clip_norm}.")
+        if self.clip_scope not in CLIPPED_ROLES:
+            found.append(did_you_mean(str(self.clip_scope), CLIPPED_ROLES, what="clip scope"))
         if self.batch_size >= 1 and _is_positive_whole(self.model.seq_len):
             if self.num_steps < 1:
                 found.append(

@@ -83,6 +83,7 @@ class CoordinateDescent:
             axis. ``"bracket"``: on axes that grow, only the candidates from the incumbent outwards
             up to the first on either side that is worse by more than τ; sound where no second
             valley lies behind it.
+        grow: whether an axis grows by a step past its end where the incumbent lies there.
         known: evaluations of a neighbouring cell. They influence what is tried first, nothing else;
             those that lack an axis are passed over.
 
@@ -98,6 +99,7 @@ class CoordinateDescent:
     max_runs: int | None = None
     parallel: int = 4
     certificate: Certificate = "line"
+    grow: bool = True
     known: Sequence[Evaluation] = ()
     moves: list[Move] = field(default_factory=list, init=False)
     rejections: list[Rejection] = field(default_factory=list, init=False)
@@ -183,6 +185,8 @@ class CoordinateDescent:
         self._evaluations[key(configuration)] = Evaluation(dict(configuration), loss)
 
     def _edge_note(self, axis: Axis, value: Value) -> str:
+        if not self.grow:
+            return "at the end of the candidates, which this search does not extend"
         if axis.extended(value) is None:
             return "at the end of the candidates, which cannot be extended further"
         if self.exhausted:
@@ -253,7 +257,7 @@ class CoordinateDescent:
         axis = self._axes[name]
         if math.isinf(self.incumbent_loss):
             return axis
-        return axis.extended(self._incumbent[name]) or axis
+        return (axis.extended(self._incumbent[name]) if self.grow else None) or axis
 
     def _untried(self, name: str) -> set[Value]:
         """Values of an axis that the certificate still asks for."""

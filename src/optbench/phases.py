@@ -102,9 +102,10 @@ class Phases:
         descent = CoordinateDescent(
             space=space,
             start={k: v for k, v in start.items() if k in space},
-            tie_threshold=tie_threshold(self.store, cell),
+            tie_threshold=tie_threshold(self.store, cell, self.config.protocol.tie_floor),
             invalid_reason=lambda c: invalid_reason(self._tuning_run(cell, {**fixed, **c})),
             max_runs=self.config.protocol.max_runs,
+            grow=self.config.protocol.grow_grids,
             known=neighbour.evaluations if neighbour else (),
         )
         while candidates := descent.ask():
@@ -166,6 +167,7 @@ class Phases:
             start=dict(start),
             start_from=start_from,
             fixed=dict(fixed),
+            grid={name: list(axis.values) for name, axis in descent.space.items()},
             incumbent={**descent.incumbent, **fixed},
             certified=descent.certified,
             tie_threshold=descent.tie_threshold,
@@ -257,9 +259,11 @@ class Phases:
         )
 
 
-def tie_threshold(store: RunStore, cell: Cell) -> float:
-    """τ of a cell: measured there, or else in the nearest cell in which the noise was measured."""
+def tie_threshold(store: RunStore, cell: Cell, floor: float) -> float:
+    """τ of a cell: measured there, or in the nearest cell with a measurement; else the floor."""
     measured = [entry for entry in store.journal if entry["kind"] == "noise"]
+    if not measured:
+        return floor
     nearest = min(measured, key=lambda entry: _log_distance(entry["cell"], cell.to_dict()))
     return float(nearest["tie_threshold"])
 

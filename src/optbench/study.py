@@ -1,8 +1,9 @@
 """Study: from a study file to tuned, confirmed results, as tasks for a sweep.
 
-First the noise is measured: the untuned baseline and a neighbour of it on several seeds give σ and
-the tie threshold τ. Then every optimizer goes its way through the phases (:mod:`optbench.phases`),
-all of them at once; they share nothing but the noise and the workers.
+First the noise is measured, unless the study has one seed: the untuned baseline and a neighbour of
+it on several seeds give σ and the tie threshold τ. Then every optimizer goes its way through the
+phases (:mod:`optbench.phases`), all of them at once; they share nothing but the noise and the
+workers.
 
 Every decision is a pure function of losses in the store and is written to its journal. Running a
 study again replays the decisions and trains only what is missing.
@@ -48,8 +49,8 @@ class Study:
             RunError: a run failed twice.
             StudyError: the noise runs diverged, so nothing can be judged.
         """
-        cells = self.config.phases.noise
-        sweep.carry_out([self._noise_task(cell) for cell in cells])
+        if self.config.protocol.noise_seeds > 1:
+            sweep.carry_out([self._noise_task(cell) for cell in self.config.phases.noise])
         ways = [Phases(self.config, self.store, self.fingerprint, name) for name in self._order()]
         sweep.carry_out([way.task() for way in ways])
 

@@ -6,7 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optbench.config import ConfigError, DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from optbench.config import (
+    ClipScope,
+    ConfigError,
+    DataConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+)
 from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems
@@ -43,6 +50,7 @@ class RunSettings:
 
     batch_size: int
     clip_norm: float = 1.0
+    clip_scope: ClipScope = "all"
     warmup_frac: float = 0.1
     warmup_steps: int = 0
     decay_frac: float = 0.9
@@ -59,12 +67,15 @@ class Protocol:
 
     Args:
         tuning_seed: every candidate of every optimizer is trained on this seed.
-        noise_seeds: seeds on which the noise is measured, the tuning seed among them.
-        confirm_seeds: fresh seeds on which each winner is trained again.
+        noise_seeds: seeds on which the noise is measured, the tuning seed among them; with one
+            nothing is measured, and τ is ``tie_floor``.
+        confirm_seeds: fresh seeds on which each winner is trained again; with one there are no
+            intervals.
         tie_floor: τ is never smaller than this, in nats.
         tie_sigmas: τ in units of the measured spread of a difference between two configurations
             trained on the same seeds.
         max_runs: cap on the tuning runs of one optimizer in one cell, equal for all.
+        grow_grids: whether an axis whose best value is at its end grows by a step.
     """
 
     tuning_seed: int = 0
@@ -73,6 +84,7 @@ class Protocol:
     tie_floor: float = 3e-3
     tie_sigmas: float = 1.0
     max_runs: int = 40
+    grow_grids: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +211,7 @@ class StudyConfig:
             eval_tokens=settings.eval_tokens,
             test_tokens=settings.test_tokens,
             num_evals=settings.num_evals,
+            clip_scope=settings.clip_scope,
         )
 
 

@@ -189,8 +189,8 @@ class _Reader:
             self.problems.extend(
                 f"protocol.{key} must be at least {least}, but got {raw[key]}: {why}."
                 for key, least, why in (
-                    ("noise_seeds", 2, "a spread needs two runs"),
-                    ("confirm_seeds", 2, "an interval needs two runs"),
+                    ("noise_seeds", 1, "the tuning seed alone is one"),
+                    ("confirm_seeds", 1, "a loss that is quoted needs a run"),
                     ("max_runs", 1, "the start point alone is one run"),
                 )
                 if isinstance(raw.get(key), int) and raw[key] < least

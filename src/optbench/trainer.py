@@ -2,7 +2,7 @@
 
 Knows no store, no files and no processes; what it measures goes to a callback. The learning rate of
 every parameter group is its own peak rate times one schedule factor. Gradients are clipped by one
-global norm over all parameters before any optimizer sees them.
+global norm over the parameters of the run's clip scope before any optimizer sees them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optbench.config import RunConfig
+from optbench.config import CLIPPED_ROLES, ClipScope, RunConfig
 from optbench.curvature_estimates import give_curvature
 from optbench.model import Llama
 from optbench.optimizers import CurvatureOptimizer
@@ -125,8 +125,10 @@ class _Loop:
     _optimizer_times: list[float] = field(default_factory=list)
     _recent_losses: list[Tensor] = field(default_factory=list)
     _schedule: torch.optim.lr_scheduler.LambdaLR = field(init=False)
+    _clipped: list[torch.nn.Parameter] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._clipped = clipped_parameters(self.model, self.config.clip_scope)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: _factor(self.config, step)
         )
@@ -145,7 +147,7 @@ class _Loop:
         loss = self.model.loss(batch)
         loss.backward()
         if config.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._clipped, config.clip_norm)
         before_update = time.perf_counter()
         update(self.optimizer, self.model, batch, noise_seed=self._noise_seed())
         self._optimizer_times.append(time.perf_counter() - before_update)
@@ -190,6 +192,13 @@ class _Loop:
             test_loss = evaluate(self.model, self.batches, self.config, "test", device=self.device)
             result.test_loss = test_loss
         return result
+
+
+def clipped_parameters(model: Llama, scope: ClipScope) -> list[torch.nn.Parameter]:
+    """The parameters whose common gradient norm is limited (see :class:`RunConfig`)."""
+    roles = model.roles()
+    clipped = CLIPPED_ROLES[scope]
+    return [param for name, param in model.named_parameters() if roles[name] in clipped]
 
 
 def update(

@@ -158,7 +158,8 @@ class TuningEntry:
     """A finished coordinate descent of one optimizer in one cell.
 
     ``phase`` is "I", "II" or "baseline", ``start_from`` says where the start came from, ``fixed``
-    are the values that were held; all empty in journals of studies with one tuned cell.
+    are the values that were held; all empty in journals of studies with one tuned cell. ``grid``
+    has the candidates before any axis grew; empty where the journal does not say them.
     """
 
     cell: CellEntry
@@ -176,6 +177,7 @@ class TuningEntry:
     phase: str = ""
     start_from: str = ""
     fixed: Mapping[str, Value] = field(default_factory=dict[str, Value])
+    grid: Mapping[str, Sequence[Value]] = field(default_factory=dict[str, Sequence[Value]])
 
 
 @dataclass(frozen=True, slots=True)
