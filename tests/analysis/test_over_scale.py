@@ -128,6 +128,44 @@ def test_two_cells_carry_a_constant_and_say_what_more_would_need() -> None:
     assert [held.predicted for held in law.held_out] == pytest.approx([0.032, 0.016])
 
 
+def test_a_held_out_prediction_is_priced_by_the_losses_tried_in_its_cell() -> None:
+    """Left out, each cell gets the other's value: a step of the grid off, on the priced side."""
+    line = {0.008: 4.3, 0.016: 4.0, 0.032: 4.1}
+    found = tunings(line_tuning(1.0, line), line_tuning(4.0, {v * 2: x for v, x in line.items()}))
+    (law,) = laws_today(found, HERE, AXES)
+    assert [held.predicted for held in law.held_out] == pytest.approx([0.032, 0.016])
+    assert [held.regret for held in law.held_out] == pytest.approx([0.1, 0.3])
+
+
+def test_between_two_losses_the_price_is_linear_in_the_logarithm() -> None:
+    line = {0.01: 4.2, 0.02: 4.0, 0.08: 4.1}
+    others = [line_tuning(r, {0.04: 4.0, 0.02: 4.2, 0.16: 4.2}) for r in (2.0, 4.0)]
+    (law,) = laws_today(tunings(line_tuning(1.0, line), *others), HERE, AXES)
+    first = law.held_out[0]
+    assert first.predicted == pytest.approx(0.04)
+    assert first.regret == pytest.approx(0.05)
+
+
+def test_of_a_complement_the_logarithm_is_that_of_one_minus_it() -> None:
+    entries = [line_tuning(1.0, {0.9: 4.0, 0.975: 4.2}, axis="beta2")]
+    entries += [line_tuning(r, {0.95: 4.0, 0.9: 4.2}, axis="beta2") for r in (2.0, 4.0)]
+    (law,) = laws_today(tunings(*entries), HERE, AXES)
+    assert law.held_out[0].predicted == pytest.approx(0.95)
+    assert law.held_out[0].regret == pytest.approx(0.1)
+
+
+def test_there_is_no_price_outside_of_what_was_tried_or_beside_a_diverged_run() -> None:
+    found = tunings(line_tuning(1.0, around(0.016)), line_tuning(4.0, around(0.256)))
+    (law,) = laws_today(found, HERE, AXES)
+    assert [held.regret for held in law.held_out] == [None, None]
+    line = {0.01: 4.2, 0.02: 4.0, 0.08: 4.1}
+    entry = line_tuning(1.0, line)
+    entry["evaluations"][-1]["loss"] = None
+    others = [line_tuning(r, {0.04: 4.0, 0.02: 4.2, 0.16: 4.2}) for r in (2.0, 4.0)]
+    (law,) = laws_today(tunings(entry, *others), HERE, AXES)
+    assert law.held_out[0].regret is None
+
+
 def test_one_cell_is_held_out_of_nothing() -> None:
     (law,) = laws_today(tunings(line_tuning(1.0, around(0.016))), HERE, AXES)
     assert law.held_out == ()

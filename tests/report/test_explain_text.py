@@ -230,8 +230,8 @@ def test_a_law_of_today_says_its_form_its_value_and_its_errors() -> None:
     )
     assert ". Here it gives 0.032, 95 % interval [0.0" in text
     assert text.endswith(
-        "Check: with one cell left out at a time, the worst error is 0 %; this cell would get "
-        "0.032 (0 %)."
+        "Check: with one cell left out at a time, the worst error is 0 % and the most it "
+        "costs nothing; this cell would get 0.032 (0 %, nothing)."
     )
 
 

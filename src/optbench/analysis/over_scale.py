@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ class HeldOutCell:
         predicted: the law's.
         error: predicted over tuned, minus 1 (of one minus both for a complement); None for words.
         is_covered: whether the 95 % interval holds the tuned value; None without an interval.
+        regret: nats lost by the prediction against the tuned value, all else as tuned, from the
+            losses tried along the axis there; None outside of them or beside a run that diverged.
     """
 
     cell: str
@@ -65,6 +68,7 @@ class HeldOutCell:
     predicted: Value
     error: float | None
     is_covered: bool | None
+    regret: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +186,7 @@ def _law(name: str, tunings: Sequence[TuningEntry], cell: CellEntry, axis: Axis 
         complement=law.complement,
         tuned={tuning.cell.label: tuning.incumbent[name] for tuning in winners},
         prediction=law.predict(cell.num_nonembedding_params, cell.ratio),
-        held_out=_held_out(winners, points, complement, resolution),
+        held_out=_held_out(name, winners, points, complement, resolution),
     )
 
 
@@ -203,6 +207,7 @@ def _tuned_value(name: str, tuning: TuningEntry) -> TunedValue:
 
 
 def _held_out(
+    name: str,
     winners: Sequence[TuningEntry],
     points: Sequence[TunedValue],
     complement: bool,
@@ -219,9 +224,48 @@ def _held_out(
             predicted=one.prediction.value,
             error=one.error,
             is_covered=one.is_covered,
+            regret=_regret(name, one.prediction.value, tuning, complement=complement),
         )
         for tuning, one in zip(winners, held, strict=True)
     )
+
+
+def _regret(name: str, value: Value, tuning: TuningEntry, *, complement: bool) -> float | None:
+    """The loss at a value, between neighbours that were tried, over that of the incumbent.
+
+    Linear in the logarithm of the value, or of one minus it for a complement.
+    """
+    line = {
+        evaluation.configuration[name]: evaluation.loss
+        for evaluation in tuning.evaluations
+        if all(
+            evaluation.configuration[key] == held
+            for key, held in tuning.incumbent.items()
+            if key != name and key in evaluation.configuration
+        )
+    }
+    best = line.get(tuning.incumbent[name])
+    loss = line[value] if value in line else _between(value, line, complement=complement)
+    return None if best is None or loss is None else loss - best
+
+
+def _between(value: Value, line: Mapping[Value, float | None], *, complement: bool) -> float | None:
+    def place(number: Value) -> float:
+        distance = 1 - float(number) if complement else float(number)
+        return math.log(distance) if distance > 0 else -math.inf
+
+    if isinstance(value, (str, bool)) or any(isinstance(v, (str, bool)) for v in line):
+        return None
+    at = place(value)
+    below = max((v for v in line if place(v) <= at), key=place, default=None)
+    above = min((v for v in line if place(v) >= at), key=place, default=None)
+    if below is None or above is None or math.isinf(place(below)):
+        return None
+    low, high = line[below], line[above]
+    if low is None or high is None:
+        return None
+    width = place(above) - place(below)
+    return low if width == 0 else low + (high - low) * (at - place(below)) / width
 
 
 def tunings_of(journal: Journal, optimizer: str) -> tuple[TuningEntry, ...]:

@@ -153,10 +153,19 @@ def _check(law: LawToday, cell: str) -> str:
     of = f" in 1 − {law.axis}" if law.complement else ""
     text = f" Check: with one cell left out at a time, the worst error{of} is "
     text += _percent(max(errors, key=abs))
+    if regrets := [one.regret for one in law.held_out if one.regret is not None]:
+        text += f" and the most it costs {_nats(max(regrets))}"
+        if len(regrets) < len(law.held_out):
+            text += f" (in {len(regrets)} of {len(law.held_out)} cells, with losses on both sides)"
     for one in law.held_out:
         if one.cell == cell and one.error is not None:
-            text += f"; this cell would get {format_value(one.predicted)} ({_percent(one.error)})"
+            text += f"; this cell would get {format_value(one.predicted)} ({_percent(one.error)}"
+            text += ")" if one.regret is None else f", {_nats(one.regret)})"
     return f"{text}."
+
+
+def _nats(regret: float) -> str:
+    return f"{signed_text(regret, 4)} nats" if round(regret, 4) else "nothing"
 
 
 def _percent(share: float) -> str:
