@@ -8,7 +8,8 @@ one process, so that what the machine does besides slows all of a round alike; q
 and the worst step, of the process's CPU time where one thread works, because other processes do
 not count in that. A floor stands beside them: the bytes that an elementwise method must move over
 the measured memory bandwidth, and the FLOPs of a matrix method over the measured rate of matrix
-products. A peer that is not installed is left out, and named.
+products. ``--compiled`` times ours compiled as well, where a method has that. A peer that is not
+installed is left out, and named.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from optbench.optimizers import OPTIMIZERS, parameter_groups
 from optbench.run import environment
 
 WARMUP = 3
+PLAIN, COMPILED = "optbench", "optbench compiled"
 Build = Callable[[dict[Role, list[Tensor]]], list[Any]]
 
 
@@ -249,6 +251,21 @@ def ours(method: str, model: Llama) -> Build:
     return build
 
 
+def ours_compiled(method: str, model: Llama) -> list[tuple[str, Build]]:
+    """Ours by `compile`, if that does anything for the method; says how long it takes."""
+
+    def build(params: dict[Role, list[Tensor]]) -> list[Any]:
+        (optimizer,) = ours(method, model)(params)
+        started = time.perf_counter()
+        optimizer.compile()
+        print(f"{'':<10} compiled in {time.perf_counter() - started:.1f} s")
+        return [optimizer]
+
+    (plain,) = ours(method, model)(copy_params(model))
+    has_kernel = any(plain.rule_of(group).kernel(group) for group in plain.param_groups)
+    return [(COMPILED, build)] if has_kernel else []
+
+
 def state_bytes(optimizers: list[Any]) -> int:
     """Of all tensors in the optimizers' state, each storage once."""
     storages: dict[int, int] = {}
@@ -300,9 +317,14 @@ def floor_ms(method: str, model: Llama, bandwidth: float, rates: dict[str, float
     return flops / rates["bfloat16" if method in ("muon", "scion") else "float32"] * 1e3
 
 
-def time_method(method: str, model: Llama, rounds: int, clock: Callable[[], float]) -> list[Row]:
-    """Ours and every peer, turn by turn."""
-    builds = [("optbench", ours(method, model)), *peers(method, model)]
+def time_method(
+    builds: list[tuple[str, Build]],
+    method: str,
+    model: Llama,
+    rounds: int,
+    clock: Callable[[], float],
+) -> list[Row]:
+    """All implementations of a method, turn by turn; the first is ours, plain."""
     runners = []
     gradients = [torch.randn_like(p) * 1e-2 for p in everything(copy_params(model))]
     for label, build in builds:
@@ -376,15 +398,15 @@ def set_heavyball_compiled(compiled: bool) -> None:
     heavyball.utils.compile_mode = "default" if compiled else None
 
 
-def against_fastest(rows: list[Row]) -> float:
-    """Geometric mean over the methods that have a peer; NaN if none has."""
+def against_fastest(rows: list[Row], own: str = PLAIN) -> float:
+    """Geometric mean of ours over the fastest, of the methods that have both; NaN if none has."""
     peers_of: dict[str, list[float]] = {}
     for row in rows:
-        if row.implementation != "optbench":
+        if row.implementation not in (PLAIN, COMPILED):
             peers_of.setdefault(row.method, []).append(row.ratio_to_ours)
-    if not peers_of:
-        return math.nan
-    return statistics.geometric_mean([1 / min(ratios) for ratios in peers_of.values()])
+    own_of = {row.method: row.ratio_to_ours for row in rows if row.implementation == own}
+    ratios = [own_of[method] / min(peers_of[method]) for method in own_of.keys() & peers_of.keys()]
+    return statistics.geometric_mean(ratios) if ratios else math.nan
 
 
 def main() -> None:
@@ -396,6 +418,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--method", action="append", choices=list(OPTIMIZERS))
     parser.add_argument("--heavyball-compiled", action="store_true", help="needs a C++ compiler")
+    parser.add_argument("--compiled", action="store_true", help="ours as well; needs one too")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -425,12 +448,17 @@ def main() -> None:
     floors: dict[str, float] = {}
     for method in options.method or OPTIMIZERS:
         floors[method] = floor_ms(method, model, bandwidth, rates)
-        found = time_method(method, model, options.rounds, clock)
+        builds = [(PLAIN, ours(method, model))]
+        builds += ours_compiled(method, model) if options.compiled else []
+        builds += peers(method, model)
+        found = time_method(builds, method, model, options.rounds, clock)
         show(found, floors[method], numel)
         rows += found
         if options.out:  # after every method: what has been measured survives an interruption
             options.out.write_text(json.dumps({**facts, **results(rows, floors)}, indent=2) + "\n")
     print(f"geometric mean of ours over the fastest peer: {against_fastest(rows):.2f}")
+    if options.compiled:
+        print(f"and of ours compiled: {against_fastest(rows, COMPILED):.2f}")
 
 
 def show(rows: list[Row], floor: float, numel: int) -> None:
@@ -441,16 +469,18 @@ def show(rows: list[Row], floor: float, numel: int) -> None:
             f"{row.min_ms:8.2f}  worst {row.worst_ms:8.2f} ms  {row.ratio_to_ours:5.2f}× ours  "
             f"state {row.state_bytes / numel:5.2f} B/param"
         )
-    print(f"{'':<10} floor {floor:.2f} ms, ours {rows[0].median_ms / floor:.2f}×", flush=True)
+    own = [row for row in rows if row.implementation in (PLAIN, COMPILED)]
+    ratios = ", ".join(f"{row.implementation} {row.median_ms / floor:.2f}×" for row in own)
+    print(f"{'':<10} floor {floor:.2f} ms, {ratios}", flush=True)
 
 
 def results(rows: list[Row], floors: dict[str, float]) -> dict[str, Any]:
     """What was measured so far."""
-    return {
-        "floor_ms": floors,
-        "geometric_mean_of_ours_over_fastest_peer": against_fastest(rows),
-        "rows": [asdict(row) for row in rows],
-    }
+    means = {"geometric_mean_of_ours_over_fastest_peer": against_fastest(rows)}
+    if any(row.implementation == COMPILED for row in rows):
+        of_compiled = against_fastest(rows, COMPILED)
+        means["geometric_mean_of_ours_compiled_over_fastest_peer"] = of_compiled
+    return {"floor_ms": floors, **means, "rows": [asdict(row) for row in rows]}
 
 
 if __name__ == "__main__":

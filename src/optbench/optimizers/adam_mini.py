@@ -123,7 +123,7 @@ class AdamMini(BaseOptimizer):
 
     @staticmethod
     def kernel(group: Group) -> Kernel | None:
-        """Always."""
+        """For every group."""
         return ADAM_MINI_KERNEL
 
     @staticmethod

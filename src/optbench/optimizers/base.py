@@ -269,10 +269,11 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         self.compiled = True
 
     def _compiled_step(self, bucket: Bucket, group: Group) -> FusedStep | None:
-        kernel = self.rule_of(group).kernel(group) if self.compiled else None
-        if kernel is None or not all(_can_compile(member.param) for member in bucket.members):
+        can = all(_can_compile(member.param) for member in bucket.members)
+        if not self.compiled or not can or torch.compiler.is_compiling():
             return None
-        return compiled_step(kernel)
+        kernel = self.rule_of(group).kernel(group)
+        return None if kernel is None else compiled_step(kernel)
 
     def prepare_step(self, buckets: Sequence[Bucket]) -> Sequence[Group]:
         """The groups as `update` sees them in the coming step, one for each of ``param_groups``.

@@ -119,7 +119,7 @@ class Cautious(BaseOptimizer):
 
     @staticmethod
     def kernel(group: Group) -> Kernel | None:
-        """Always."""
+        """For every group."""
         return CAUTIOUS_KERNEL
 
     @staticmethod

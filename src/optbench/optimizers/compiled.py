@@ -39,9 +39,10 @@ class Kernel:
 
     Args:
         update: from gradient, state and scalars to the direction u and to what the step makes of
-            the state; nothing is changed in place. Gradient and state are those of one parameter,
-            flattened; all are of the state's dtype.
+            the state; nothing is changed in place. All are in the state's dtype; gradient and state
+            are those of one parameter, flattened, or matrices of one row per block.
         scalars: from step and group to the numbers that ``update`` reads.
+        blocks: the state tensor that has one element per block of the parameter, if one does.
     """
 
     update: Callable[[Tensor, State, Scalars], tuple[Tensor, State]]
@@ -63,7 +64,7 @@ def compiled_step(kernel: Kernel) -> FusedStep:
             state[name].copy_(value)
 
     # Kernels share the code of `step_one`, by which torch counts forms unless they are isolated.
-    compiled = torch.compile(
+    compiled = torch.compile(  # pyright: ignore[reportCallIssue]  # torch's overloads lack limits
         step_one,
         dynamic=True,
         fullgraph=True,
@@ -155,7 +156,7 @@ def _form(
     state = init_state(torch.empty((1, *param.shape), device="meta"), group)
     rows = 1 if kernel.blocks is None else state[kernel.blocks].numel()
     columns = param.numel() // rows
-    some_rows = min(rows, ROWS)
+    some_rows = 1 if rows == 1 else ROWS
     length = some_rows * (columns if columns == 1 else FEW if columns <= FEW else MANY)
     if columns == 1 < rows:
         some_rows = length = MANY
@@ -164,7 +165,6 @@ def _form(
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the error that began it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0].rstrip(".") + "."
+    """The first paragraph of torch's message; the others tell how to debug torch."""
+    paragraph = str(error).strip().partition("\n\n")[0]
+    return " ".join(paragraph.split()).rstrip(".") + "."

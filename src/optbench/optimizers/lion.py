@@ -38,7 +38,8 @@ def lion_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
     before = state["exp_avg"]
     m = s["beta2"] * before + s["1 - beta2"] * grad
     direction = (s["beta1"] * before + s["1 - beta1"] * grad).sign()
-    return direction + 0 * m, {"exp_avg": m}  # NaN as in `update`
+    # NaN where `update` has it; 0·m would be simplified away.
+    return torch.where(m.isfinite(), direction, torch.nan), {"exp_avg": m}
 
 
 def lion_scalars(step: int, group: Group) -> dict[str, float]:
@@ -87,7 +88,7 @@ class Lion(BaseOptimizer):
 
     @staticmethod
     def kernel(group: Group) -> Kernel | None:
-        """Always."""
+        """For every group."""
         return LION_KERNEL
 
     @staticmethod

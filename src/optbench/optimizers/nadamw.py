@@ -137,7 +137,7 @@ class NAdamW(BaseOptimizer):
 
     @staticmethod
     def kernel(group: Group) -> Kernel | None:
-        """Always."""
+        """For every group."""
         return NADAMW_KERNEL
 
     @staticmethod

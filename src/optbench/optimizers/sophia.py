@@ -177,7 +177,7 @@ class Sophia(CurvatureOptimizer):
 
     @staticmethod
     def kernel(group: Group) -> Kernel | None:
-        """Always."""
+        """For every group."""
         return SOPHIA_KERNEL
 
     @staticmethod
