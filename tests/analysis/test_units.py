@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from optbench.analysis.units import (
@@ -8,7 +10,9 @@ from optbench.analysis.units import (
     format_p,
     format_seconds,
     format_value,
+    parse_count,
 )
+from optbench.config import UserError
 
 
 @pytest.mark.parametrize(
@@ -58,3 +62,42 @@ def test_configurations_lose_the_digits_of_binary_fractions() -> None:
     assert format_configuration({"lr": 0.016, "nesterov": True, "batch_size": 16}) == (
         "lr=0.016, nesterov=True, batch_size=16"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("760M", 760e6),
+        ("1.2B", 1.2e9),
+        ("60b", 60e9),
+        ("0.5T", 0.5e12),
+        ("33k", 33e3),
+        ("1e9", 1e9),
+        ("760,000,000", 760e6),
+        ("100_000", 1e5),
+    ],
+)
+def test_counts_are_read_with_their_units(text: str, number: float) -> None:
+    assert parse_count(text, likely="M") == pytest.approx(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("760", "'760' has no unit. Did you mean 760M (760 million)?"),
+        ("99999", "'99999' has no unit. Did you mean 99999M (99999 million)?"),
+    ],
+)
+def test_a_small_count_without_a_unit_is_asked_about(text: str, problem: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(problem)}$"):
+        parse_count(text, likely="M")
+
+
+@pytest.mark.parametrize("text", ["", "M", "-5M", "0B", "nan", "infT", "7Q", "seven"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    problem = (
+        f"'{text}' is no count. Write a positive number with its unit k, M, B or T, such as 760M "
+        f"or 1.2B."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(problem)}$"):
+        parse_count(text, likely="M")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+from optbench.config import UserError
 from optbench.space import Configuration, Value
 
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+_NAMES = {"T": "trillion", "B": "billion", "M": "million", "k": "thousand"}
+_LEAST_BARE = 1e5  # a count written out; less is a number that lacks its unit
 
 
 def format_count(number: float) -> str:
@@ -24,6 +27,35 @@ def _three_digits(number: float) -> str:
     decimals = max(0, 2 - math.floor(math.log10(abs(number)) + 1e-9))
     text = f"{number:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def parse_count(text: str, *, likely: str) -> float:
+    """The number that ``760M``, ``1.2B``, ``0.5T``, ``33k``, ``1e9`` or ``760000000`` stands for.
+
+    Args:
+        text: as typed; commas and underscores between digits are allowed.
+        likely: the unit to propose where there is none, such as ``M``.
+
+    Raises:
+        UserError: no count, one that is not positive and finite, or a small one without a unit.
+    """
+    units = {name.lower(): scale for scale, name in _SCALES}
+    bare = text.strip().replace(",", "").replace("_", "")
+    scale = units.get(bare[-1:].lower())
+    try:
+        number = float(bare[:-1] if scale else bare)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise UserError(
+            f"'{text}' is no count. Write a positive number with its unit k, M, B or T, such as "
+            f"760M or 1.2B."
+        )
+    if scale is None and number < _LEAST_BARE:
+        raise UserError(
+            f"'{text}' has no unit. Did you mean {number:g}{likely} ({number:g} {_NAMES[likely]})?"
+        )
+    return number * (scale or 1.0)
 
 
 def format_seconds(seconds: float) -> str:

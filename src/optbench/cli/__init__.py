@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from optbench import __version__
+from optbench.cli.recommend_verbs import recommend
 from optbench.cli.run_verbs import bench, show, train
 from optbench.cli.study_verbs import explain, plan, report, run
 
@@ -17,6 +18,8 @@ Examples:
   optbench run nano               tune and compare four optimizers, 12 minutes on 2 cores
   optbench plan nano              what that will cost on this machine
   optbench show --store runs/nano list its runs
+  optbench recommend --params 760M --tokens 60B
+                                  which optimizer, which hyperparameters, how sure
 """
 
 
@@ -29,5 +32,5 @@ def main() -> None:
     """How much faster is an optimizer really than a well-tuned AdamW, with error bars?"""
 
 
-for _verb in (run, plan, train, bench, show, report, explain):
+for _verb in (run, plan, train, bench, show, report, explain, recommend):
     main.add_command(_verb)

@@ -1,0 +1,307 @@
+"""Which optimizer for a model size and a budget, with which hyperparameters, and how sure.
+
+`recommend` reads a :class:`Source`, the published results or a study of one's own (see
+`recommendation_sources`), and puts together what `speedup_transfer`, `hyperparameter_transfer` and
+`state_memory` say of a place (N, D). It says how far outside of the source the place lies, and
+refuses one that is too far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optbench.analysis.hyperparameter_transfer import Transferred, beyond, transfer
+from optbench.analysis.speedup_transfer import Interval, SpeedupModel
+from optbench.analysis.state_memory import state_bytes_per_param
+from optbench.analysis.tuned_cells import TunedCell
+from optbench.analysis.units import format_count
+from optbench.config import UserError
+from optbench.ladder import TOKENS_PER_PARAM
+from optbench.schedule import DecayShape
+from optbench.space import Value, did_you_mean
+
+# Sizes left out test a factor of 2.25 in N, 4 at most (see `recommendation_accuracy`). This is as
+# far again, in ln N, as the factor that all optimizers were tested over.
+MAX_SIZE_FACTOR = 6.0
+MAX_RATIO_FACTOR = 4.0  # in ln r half of the published range
+NEGLIGIBLE_FACTOR = 1.05  # outside by less is called interpolated
+MAX_WARMUP_SHARE = 0.8  # the longest that won anywhere: 4000 of 5120 steps
+RUN_SETTINGS = ("batch_size", "clip_norm", "warmup_steps", "warmup_frac", "decay_frac")
+
+
+class RecommendationError(UserError, ValueError):
+    """What cannot be recommended, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A model size and a budget.
+
+    Args:
+        params: N, non-embedding parameters.
+        tokens: D.
+    """
+
+    params: float
+    tokens: float
+
+    @property
+    def ratio(self) -> float:
+        """Chinchilla's r = D / (20·N)."""
+        return self.tokens / (TOKENS_PER_PARAM * self.params)
+
+    @property
+    def label(self) -> str:
+        """Such as ``760M parameters, 60B tokens``."""
+        return f"{format_count(self.params)} parameters, {format_count(self.tokens)} tokens"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a recommendation is learnt from.
+
+    Args:
+        name: for the reader.
+        baseline: whose speed-up is 1.
+        cells: tuned ones of all optimizers.
+        sizes: the smallest and the largest N with losses.
+        ratios: the smallest and the largest r with losses.
+        speedups: over the baseline.
+        seq_len: tokens in a sequence, which batch sizes count.
+        decay_shapes: by optimizer.
+        remarks: what limits all of it, in sentences.
+    """
+
+    name: str
+    baseline: str
+    cells: tuple[TunedCell, ...]
+    sizes: tuple[float, float]
+    ratios: tuple[float, float]
+    speedups: SpeedupModel
+    seq_len: int
+    decay_shapes: Mapping[str, DecayShape]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def optimizers(self) -> tuple[str, ...]:
+        """That were tuned, the baseline first."""
+        found = dict.fromkeys(cell.optimizer for cell in self.cells)
+        return tuple(sorted(found, key=lambda name: name != self.baseline))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How many times a place lies outside of what was measured; 1 within."""
+
+    size: float
+    ratio: float
+
+    @property
+    def flag(self) -> str:
+        """``interpolated``, or ``extrapolated 1.42x in size, 2x in ratio``."""
+        parts = [
+            f"{factor:.3g}x in {name}"
+            for factor, name in ((self.size, "size"), (self.ratio, "ratio"))
+            if factor > NEGLIGIBLE_FACTOR
+        ]
+        return f"extrapolated {', '.join(parts)}" if parts else "interpolated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """Batch and schedule in the units of a training script.
+
+    Args:
+        batch_size: sequences.
+        seq_len: tokens in each.
+        num_steps: of the budget.
+        warmup_steps: from rate 0.
+        decay_steps: at the end, down to rate 0.
+        decay_shape: of the decay.
+        clip_norm: over all parameters; 0 for none.
+    """
+
+    batch_size: int
+    seq_len: int
+    num_steps: int
+    warmup_steps: int
+    decay_steps: int
+    decay_shape: DecayShape
+    clip_norm: float
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in a batch."""
+        return self.batch_size * self.seq_len
+
+    @property
+    def warmup_share(self) -> float:
+        """Of all steps."""
+        return self.warmup_steps / self.num_steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerRecommendation:
+    """One optimizer at a place.
+
+    Args:
+        speedup: over the baseline, in tokens; None where the source has no losses to tell.
+        loss_difference: loss minus the baseline's after the same tokens, nats.
+        state_bytes_per_param: of the hidden matrices; None for an optimizer not known.
+        state_bytes: of all of them.
+        hyperparameters: in the order of the configuration.
+        reach: of the place outside of this optimizer's own tuned cells.
+        plan: batch and schedule.
+        remarks: in sentences.
+    """
+
+    optimizer: str
+    speedup: Interval | None
+    loss_difference: Interval | None
+    state_bytes_per_param: float | None
+    state_bytes: float | None
+    hyperparameters: tuple[Transferred, ...]
+    reach: Reach
+    plan: RunPlan
+    remarks: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Value]:
+        """What the optimizer's constructor takes."""
+        return {h.axis: h.value for h in self.hyperparameters if h.axis not in RUN_SETTINGS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """All optimizers at a place, the fastest first; those without a speed-up last."""
+
+    source: str
+    baseline: str
+    place: Place
+    reach: Reach
+    optimizers: tuple[OptimizerRecommendation, ...]
+    remarks: tuple[str, ...]
+
+    def find(self, optimizer: str) -> OptimizerRecommendation | None:
+        """The one of that name, if it is there."""
+        return next((o for o in self.optimizers if o.optimizer == optimizer), None)
+
+
+def recommend(source: Source, place: Place, optimizers: Sequence[str] = ()) -> Recommendation:
+    """What a source says of a place.
+
+    Args:
+        source: to learn from.
+        place: size and budget.
+        optimizers: only these; empty = all of the source.
+
+    Raises:
+        RecommendationError: an optimizer that the source does not have, or a place too far outside.
+    """
+    for name in optimizers:
+        if name not in source.optimizers:
+            raise RecommendationError(did_you_mean(name, source.optimizers, what="optimizer"))
+    check_reach(source, place)
+    found = [_optimizer(source, name, place) for name in optimizers or source.optimizers]
+    return Recommendation(
+        source=source.name,
+        baseline=source.baseline,
+        place=place,
+        reach=Reach(
+            size=beyond(place.params, source.sizes), ratio=beyond(place.ratio, source.ratios)
+        ),
+        optimizers=tuple(sorted(found, key=lambda o: -(o.speedup.value if o.speedup else -1.0))),
+        remarks=source.remarks,
+    )
+
+
+def check_reach(source: Source, place: Place) -> None:
+    """Refuse what is too far away.
+
+    Raises:
+        RecommendationError: with how far it is, and how far is allowed.
+    """
+    size, ratio = beyond(place.params, source.sizes), beyond(place.ratio, source.ratios)
+    if size > MAX_SIZE_FACTOR:
+        low, high = source.sizes
+        raise RecommendationError(
+            f"{format_count(place.params)} parameters are {format_count(size)} times outside of "
+            f"the sizes of {source.name} ({_span(low, high)}), and a recommendation goes "
+            f"{MAX_SIZE_FACTOR:g} times outside at most. Ask for "
+            f"{_span(low / MAX_SIZE_FACTOR, high * MAX_SIZE_FACTOR)}."
+        )
+    if ratio > MAX_RATIO_FACTOR:
+        low, high = (20 * r * place.params for r in source.ratios)
+        raise RecommendationError(
+            f"{format_count(place.tokens)} tokens for {format_count(place.params)} parameters are "
+            f"{format_count(place.ratio)} times Chinchilla's 20 a parameter, "
+            f"{format_count(ratio)} times outside of the ratios of {source.name} "
+            f"({source.ratios[0]:g} to {source.ratios[1]:g}), and a recommendation goes "
+            f"{MAX_RATIO_FACTOR:g} times outside at most. Ask for "
+            f"{_span(low / MAX_RATIO_FACTOR, high * MAX_RATIO_FACTOR)} tokens."
+        )
+
+
+def _span(low: float, high: float) -> str:
+    return f"{format_count(low)} to {format_count(high)}" if high > low else format_count(low)
+
+
+def _optimizer(source: Source, name: str, place: Place) -> OptimizerRecommendation:
+    found = transfer(source.cells, name, place.params, place.ratio)
+    own = [cell for cell in source.cells if cell.optimizer == name]
+    values = {h.axis: h.value for h in found}
+    plan, remarks = _plan(source, name, values, place)
+    speedup, difference = _speed(source, name, place)
+    per_param = state_bytes_per_param(name, values)
+    return OptimizerRecommendation(
+        optimizer=name,
+        speedup=speedup,
+        loss_difference=difference,
+        state_bytes_per_param=per_param,
+        state_bytes=None if per_param is None else per_param * place.params,
+        hyperparameters=found,
+        reach=Reach(
+            size=beyond(place.params, [cell.num_params for cell in own]),
+            ratio=beyond(place.ratio, [cell.ratio for cell in own]),
+        ),
+        plan=plan,
+        remarks=remarks,
+    )
+
+
+def _speed(source: Source, name: str, place: Place) -> tuple[Interval | None, Interval | None]:
+    if name == source.baseline:
+        return Interval(value=1.0, low=1.0, high=1.0), Interval(value=0.0, low=0.0, high=0.0)
+    return source.speedups.at(name, place.params, place.tokens) or (None, None)
+
+
+def _plan(
+    source: Source, name: str, values: Mapping[str, Value], place: Place
+) -> tuple[RunPlan, tuple[str, ...]]:
+    batch_size = int(values.get("batch_size", 1))
+    steps = int(place.tokens // (batch_size * source.seq_len))
+    if steps < 1:
+        raise RecommendationError(
+            f"{format_count(place.tokens)} tokens are less than one batch of {batch_size} "
+            f"sequences of {source.seq_len} tokens."
+        )
+    share = float(values.get("warmup_frac", 0.0))
+    wanted = int(values["warmup_steps"]) if "warmup_steps" in values else round(share * steps)
+    warmup = min(wanted, int(MAX_WARMUP_SHARE * steps))
+    decay = min(round(float(values.get("decay_frac", 1.0)) * steps), steps - warmup)
+    remarks = ()
+    if warmup < wanted:
+        remarks = (
+            f"{name}: the warm-up of {wanted} steps is cut to {warmup}, {MAX_WARMUP_SHARE:.0%} of "
+            f"the {steps} steps of this budget.",
+        )
+    return RunPlan(
+        batch_size=batch_size,
+        seq_len=source.seq_len,
+        num_steps=steps,
+        warmup_steps=warmup,
+        decay_steps=decay,
+        decay_shape=source.decay_shapes.get(name, "linear"),
+        clip_norm=float(values.get("clip_norm", 0.0)),
+    ), remarks
