@@ -10,13 +10,11 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, cast, final
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optbench.config import Role
 from optbench.optimizers.buckets import (
@@ -32,6 +30,8 @@ from optbench.optimizers.buckets import (
 )
 from optbench.optimizers.compiled import Kernel, compile_forms, compiled_step
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
+from optbench.optimizers.loading import AsSaved, protect
+from optbench.optimizers.parameter_checks import check_param, tensor_of
 from optbench.optimizers.work import CountedWork
 from optbench.space import SearchSpace, Value, did_you_mean
 
@@ -198,7 +198,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         if self.auxiliary is None or group["role"] is not None:
             return [group]
         params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
-        is_matrix = [_tensor(p).ndim == 2 for p in params]
+        is_matrix = [tensor_of(p).ndim == 2 for p in params]
         matrices = [p for p, own in zip(params, is_matrix, strict=True) if own]
         others = [p for p, own in zip(params, is_matrix, strict=True) if not own]
         own = {**group, "params": matrices, "role": Role.MATRIX.value}
@@ -218,7 +218,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             raise ValueError(did_you_mean(str(role), Role, what="role"))
         params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
         for param in params:
-            _check_param(_tensor(param), role)
+            check_param(tensor_of(param), role)
 
     # The step ---------------------------------------------------------------------------------
 
@@ -375,7 +375,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             KeyError: a group lacks a hyperparameter of this method.
             ValueError: other groups, or groups of other sizes.
         """
-        handle = self.register_load_state_dict_pre_hook(_protect)
+        handle = self.register_load_state_dict_pre_hook(protect)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -397,53 +397,11 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
                 )
         for param, entry in state["state"].items():
             for name, value in entry.items():
-                if isinstance(value, _AsSaved):
+                if isinstance(value, AsSaved):
                     entry[name] = value.tensor.to(param.device, copy=True)
         super().__setstate__(state)
         self._plan = None
 
 
-@dataclass(frozen=True, slots=True)
-class _AsSaved:
-    """A loaded tensor, hidden from torch, which would cast it to the dtype of the parameter."""
-
-    tensor: Tensor
-
-
-def _protect(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    state = {
-        index: {name: _AsSaved(v) if isinstance(v, Tensor) else v for name, v in entry.items()}
-        for index, entry in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
-
-
-def _tensor(param: Tensor | tuple[str, Tensor]) -> Tensor:
-    """The tensor of a plain or of a named parameter."""
-    return param[1] if isinstance(param, tuple) else param
-
-
 def _can_compile(param: Tensor) -> bool:
     return param.device.type == "cpu" and param.is_contiguous()
-
-
-def _check_param(param: Tensor, role: str | None) -> None:
-    if not isinstance(param, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return  # torch says what is wrong with it
-    shape = tuple(param.shape)
-    if not param.is_floating_point():
-        raise TypeError(
-            f"Parameters must be real floating-point tensors, but one of shape {shape} has dtype "
-            f"{param.dtype}. Optimize torch.view_as_real of a complex tensor."
-        )
-    if role == Role.MATRIX and param.ndim != 2:
-        raise ValueError(
-            f"A parameter with role 'matrix' must be 2-D, but got shape {shape}. Give it the role "
-            f"'norm', or pass it in a group without a role."
-        )
-    if is_traceable_wrapper_subclass(param):
-        raise TypeError(
-            f"Parameters must be whole tensors, but one of shape {shape} is a "
-            f"{type(param).__name__}; a rule applied to a shard of a matrix is another method. "
-            f"Shard the optimizer's work by parameter instead (ZeroRedundancyOptimizer)."
-        )
