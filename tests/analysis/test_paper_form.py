@@ -3,9 +3,12 @@ from __future__ import annotations
 import pytest
 
 from optbench.analysis.paper_form import fit_paper_form
+from optbench.analysis.paper_hyperparameters import window
 from optbench.analysis.scaling_laws import TunedValue
+from optbench.published import read_published
 
-from .published_tuning import EXTRAPOLATED, RATIOS, SIZE_1_2B, SIZES, TUNED
+from .published import SIZE_1_2B, SIZES
+from .published import WINDOW_RATIOS as RATIOS
 
 PLACES = [(float(n), float(r)) for n in SIZES for r in RATIOS]
 
@@ -15,13 +18,13 @@ PLACES = [(float(n), float(r)) for n in SIZES for r in RATIOS]
 # precondition frequency is 10 in all cells of the window but one, which a power fits exactly in
 # the limit of infinite exponents: no minimum exists.
 UNDETERMINED = {
-    "adamw epsilon",
-    "muon epsilon",
-    "soap epsilon",
-    "nadamw warmup",
+    "adamw eps",
+    "muon eps",
+    "soap eps",
+    "nadamw warmup_steps",
     "soap precondition_frequency",
 }
-UNMOVED = sorted(name for name in UNDETERMINED if name.endswith("epsilon"))
+UNMOVED = sorted(name for name in UNDETERMINED if name.endswith(" eps"))
 
 
 def cells(values: list[float]) -> list[TunedValue]:
@@ -32,7 +35,27 @@ def cells(values: list[float]) -> list[TunedValue]:
 
 
 def published(name: str) -> list[TunedValue]:
-    return cells([float(text) for text in TUNED[name].split()])
+    return window(read_published(), *name.split())
+
+
+def published_extrapolation(name: str) -> list[float]:
+    optimizer, axis = name.split()
+    found = [p for p in read_published().predictions if p.optimizer == optimizer]
+    return [p.configuration[axis] for p in sorted(found, key=lambda p: p.cell.ratio)]
+
+
+# Those that vary in the window, from which the first cell and the last are left out.
+TUNED = sorted(
+    f"{p.optimizer} {axis}"
+    for p in read_published().predictions
+    if p.cell.ratio == 1
+    for axis in p.configuration
+    if len({cell.value for cell in published(f"{p.optimizer} {axis}")[1:-1]}) > 1
+)
+
+
+def test_what_is_extrapolated() -> None:
+    assert (len(TUNED), len(set(TUNED) - UNDETERMINED)) == (23, 18)
 
 
 def extrapolated(name: str) -> list[float]:
@@ -42,14 +65,14 @@ def extrapolated(name: str) -> list[float]:
 
 @pytest.mark.parametrize("name", sorted(set(TUNED) - UNDETERMINED))
 def test_published_extrapolation_is_reproduced_where_the_data_determine_it(name: str) -> None:
-    assert extrapolated(name) == pytest.approx(EXTRAPOLATED[name], rel=0.01)
+    assert extrapolated(name) == pytest.approx(published_extrapolation(name), rel=0.01)
 
 
 @pytest.mark.parametrize("name", UNMOVED)
 def test_published_epsilons_are_one_linear_step_from_the_start(name: str) -> None:
     form = fit_paper_form(published(name))
     assert (form.size_exponent, form.ratio_exponent) == pytest.approx((-0.5, -0.5), abs=1e-6)
-    assert extrapolated(name) == pytest.approx(EXTRAPOLATED[name], rel=0.01)
+    assert extrapolated(name) == pytest.approx(published_extrapolation(name), rel=0.01)
 
 
 def test_precondition_frequency_has_no_minimum() -> None:
@@ -74,12 +97,12 @@ def test_first_and_last_cell_are_left_out_in_the_order_of_size_and_ratio() -> No
 
 def test_muons_decay_is_extrapolated_past_the_whole_run() -> None:
     """What no bounds do: a fraction of the run above 1."""
-    assert extrapolated("muon decay")[-1] == pytest.approx(1.048, abs=1e-3)
+    assert extrapolated("muon decay_frac")[-1] == pytest.approx(1.048, abs=1e-3)
 
 
 def test_too_few_cells_and_words_are_refused() -> None:
     with pytest.raises(ValueError, match="numbers in at least 6 cells"):
-        fit_paper_form(published("adamw warmup")[:5])
+        fit_paper_form(published("adamw warmup_steps")[:5])
     words = [TunedValue(num_params=n, ratio=r, value="linear") for n, r in PLACES]
     with pytest.raises(ValueError, match=r"but got \['linear'"):
         fit_paper_form(words)

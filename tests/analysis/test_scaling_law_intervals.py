@@ -8,7 +8,7 @@ from scipy import stats
 
 from optbench.analysis.scaling_laws import Form, fit_scaling_law
 
-from .published_tuning import SIZE_1_2B
+from .published import SIZE_1_2B
 from .tuned_values import (
     GRID,
     PHASE_ONE,

@@ -15,7 +15,7 @@ from optbench.analysis.scaling_laws import (
 )
 from optbench.space import Value
 
-from .published_tuning import SIZE_1_2B, SIZES
+from .published import SIZE_1_2B, SIZES
 from .tuned_values import (
     GRID,
     PHASE_ONE,

@@ -8,7 +8,7 @@ from optbench.analysis.power_curve import PowerCurve
 from optbench.analysis.scaling_laws import Prediction, ScalingLaw, TunedValue
 from optbench.space import Value
 
-from .published_tuning import SIZES
+from .published import SIZES
 
 Law = Callable[[float, float], float]
 Places = Sequence[tuple[float, float]]

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
-import html.parser
 import json
 import re
-import shutil
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,41 +11,15 @@ import pytest
 from optbench.analysis.journal import read_journal
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.report.figures import study_figures
-from optbench.report.html import embed_json, render_report, write_report
+from optbench.report.html import render_report, write_report
 from optbench.report.sections import scale_sections
 from optbench.report.text import interval_text, value_text
 from optbench.store import RunStore
 
 from ..analysis.synthetic import SimulatedStudy, Truth, finished_study
+from .pages import Page, browse, needs_browser
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-class Page(html.parser.HTMLParser):
-    """Elements with their attributes, visible text, and the contents of scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.scripts: list[str] = []
-        self._inside = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        (self.scripts if self._inside == "script" else self.texts).append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +147,6 @@ def test_embedded_figures_are_those_of_the_summary(page: Page, summary: StudySum
     assert sorted(map(str, drawn)) == sorted(figures)
 
 
-def test_embedded_json_cannot_leave_its_script() -> None:
-    raw = embed_json({"a": {"x": f"{EVIL} <!-- & \u2028"}})
-    assert not set("<>&\u2028") & set(raw)
-    assert json.loads(raw) == {"a": {"x": f"{EVIL} <!-- & \u2028"}}
-
-
 def evil_study() -> SimulatedStudy:
     """Markup wherever a record or the journal has free text."""
     truth = Truth(
@@ -266,7 +231,7 @@ def test_a_failed_write_leaves_the_old_report_and_no_rubbish(
     def full_disk(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("optbench.report.html.os.replace", full_disk)
+    monkeypatch.setattr("optbench.report.page.os.replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_report(summary, study.store, path)
     assert path.read_text() == "old"
@@ -275,28 +240,6 @@ def test_a_failed_write_leaves_the_old_report_and_no_rubbish(
 
 def test_report_is_smaller_than_two_megabytes(study: SimulatedStudy, summary: StudySummary) -> None:
     assert len(render_report(summary, study.store).encode()) < 2_000_000
-
-
-def browse(path: Path, *options: str) -> tuple[str, str]:
-    """Open a page in a browser without a screen; the finished document, and what it logged."""
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=5000",
-        f"--user-data-dir={path.parent / 'profile'}",
-        *options,
-        "--dump-dom",
-        path.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout, done.stderr
-
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 
 
 @needs_browser

@@ -14,7 +14,7 @@ from optbench.analysis.noise import SeedNoise, pooled_noise
 from optbench.analysis.outcomes import OptimizerRow, build_row
 from optbench.analysis.seed_groups import NoiseGroup
 from optbench.analysis.shared_fit import SharedFit
-from optbench.analysis.speedup import MIN_BUDGETS
+from optbench.analysis.speedup import MIN_BUDGETS, REPLICATES
 from optbench.analysis.spending import Spent, spent_on
 from optbench.analysis.tuning import read_tuning
 from optbench.store import RunRecord
@@ -94,6 +94,7 @@ class CellReader:
     groups: Sequence[NoiseGroup]
     bases: Mapping[str, SizeBasis]
     shared: SharedFit
+    replicates: int = REPLICATES
 
     def summaries(self) -> tuple[CellSummary, ...]:
         """All cells in which something is confirmed, the headline first, then by size."""
@@ -141,6 +142,7 @@ class CellReader:
             reference,
             self.shared,
             self.journal.prediction(cell, optimizer),
+            replicates=self.replicates,
         )
 
     def _confirmed_in(self, key: CellKey, optimizer: str) -> Confirmed | None:

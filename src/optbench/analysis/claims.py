@@ -21,14 +21,14 @@ from optbench.analysis.claims_on_transfer import no_transfer_between_optimizers
 from optbench.analysis.claims_on_tuning import tuning_is_worth
 from optbench.analysis.journal import Journal
 from optbench.analysis.shared_fit import SharedFit
-from optbench.store import RunRecord
 
 
 def evaluate_claims(
     journal: Journal,
     cells: Sequence[CellSummary],
     shared: SharedFit,
-    records: Mapping[str, RunRecord],
+    test_losses: Mapping[str, float],
+    difference_noise: tuple[float, int] | None = None,
 ) -> tuple[Claim, ...]:
     """All nine, in order.
 
@@ -36,12 +36,14 @@ def evaluate_claims(
         journal: of the study.
         cells: every cell in which something is confirmed.
         shared: the joint fit, for the trends of speed-ups with the size.
-        records: of the runs, for test losses of tuning runs.
+        test_losses: of the tuning runs, by run id; one that diverged has none.
+        difference_noise: of two runs on one seed, standard deviation and degrees of freedom, where
+            the journal has no measurement of it.
     """
     study = journal.study
     return (
-        tuning_is_worth(study.baseline, cells, records),
-        no_transfer_between_optimizers(journal),
+        tuning_is_worth(study.baseline, cells, test_losses),
+        no_transfer_between_optimizers(journal, difference_noise),
         speedups_stay_low(study, cells),
         speedups_shrink_with_size(study.baseline, cells, shared),
         matrix_based_beat_scalar_based(cells),

@@ -198,12 +198,12 @@ def _over_cells(
 
 
 def _mean_speedup(cells: Sequence[CellSummary], optimizer: str) -> Speedup | None:
-    """Geometric mean over the cells with an interval, of its ends too: as if all erred alike."""
-    found = [
-        s.tokens
-        for s in cell_speedups(cells)
-        if s.row.optimizer == optimizer and s.tokens.low is not None and s.tokens.high is not None
-    ]
+    return mean_speedup([s.tokens for s in cell_speedups(cells) if s.row.optimizer == optimizer])
+
+
+def mean_speedup(speedups: Sequence[Speedup]) -> Speedup | None:
+    """Geometric mean of those with an interval, of its ends too: as if all erred alike."""
+    found = [s for s in speedups if s.low is not None and s.high is not None]
     if not found:
         return None
     value, low, high = (

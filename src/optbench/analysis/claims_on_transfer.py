@@ -56,9 +56,16 @@ class Transfer:
         return sigma * float(stats.t.isf((1 - LEVEL) / 2 / max(1, comparisons), dof))
 
 
-def no_transfer_between_optimizers(journal: Journal) -> Claim:
-    """2: penalties of one optimizer at another's best values, against noise and tie threshold."""
-    transfers = list(_transfers(journal))
+def no_transfer_between_optimizers(
+    journal: Journal, difference_noise: tuple[float, int] | None = None
+) -> Claim:
+    """2: penalties of one optimizer at another's best values, against noise and tie threshold.
+
+    Args:
+        journal: with the tunings.
+        difference_noise: see `Transfer.noise`; where the journal has no measurement of it.
+    """
+    transfers = list(_transfers(journal, difference_noise))
     known = [t for t in transfers if t.penalty is not None]
     tried = [t for t in known if t.run_id]
     verdict: Verdict = "cannot tell"
@@ -95,7 +102,7 @@ def _is_free(transfer: Transfer) -> bool:
     return (transfer.penalty or 0.0) + transfer.half_width() <= transfer.tau
 
 
-def _transfers(journal: Journal) -> Iterator[Transfer]:
+def _transfers(journal: Journal, difference_noise: tuple[float, int] | None) -> Iterator[Transfer]:
     """Every ordered pair of optimizers that were tuned in one cell and share an axis."""
     for target in journal.tunings.values():
         for source in journal.tunings.values():
@@ -106,7 +113,8 @@ def _transfers(journal: Journal) -> Iterator[Transfer]:
             if axes and own is not None and own.loss is not None:
                 order = journal.study.axes[source.optimizer]
                 values = {axis: source.incumbent[axis] for axis in order if axis in axes}
-                yield _transfer(journal, source, target, values, own.loss)
+                noise = _difference_noise(journal.noise, target.cell) or difference_noise
+                yield _transfer(source, target, values, own.loss, noise)
 
 
 def _searched(journal: Journal, tuning: TuningEntry) -> set[str]:
@@ -115,7 +123,11 @@ def _searched(journal: Journal, tuning: TuningEntry) -> set[str]:
 
 
 def _transfer(
-    journal: Journal, source: TuningEntry, target: TuningEntry, values: Configuration, own: float
+    source: TuningEntry,
+    target: TuningEntry,
+    values: Configuration,
+    own: float,
+    noise: tuple[float, int] | None,
 ) -> Transfer:
     penalty: float | None = 0.0
     run_id = ""
@@ -132,7 +144,7 @@ def _transfer(
         penalty=penalty,
         run_id=run_id,
         tau=target.tie_threshold,
-        noise=_difference_noise(journal.noise, target.cell),
+        noise=noise,
     )
 
 

@@ -15,7 +15,6 @@ from optbench.analysis.speedup import MIN_BUDGETS, OptimizerLoss, Speedup, speed
 from optbench.analysis.tuning import AxisLine
 from optbench.analysis.units import format_value
 from optbench.space import Value
-from optbench.store import RunRecord
 
 TUNING_WORTH = 2.0
 # A learning rate this far from the best is still a common recipe's: the paper's 2× are of 8e-3
@@ -45,7 +44,7 @@ class Setback:
 
 
 def tuning_is_worth(
-    baseline: str, cells: Sequence[CellSummary], records: Mapping[str, RunRecord]
+    baseline: str, cells: Sequence[CellSummary], test_losses: Mapping[str, float]
 ) -> Claim:
     """1: the worst candidate of each axis through AdamW's winner, in tokens of the tuned curve.
 
@@ -53,7 +52,7 @@ def tuning_is_worth(
     single run is compared with a curve of means, so its interval has the noise of one run.
     """
     judged = [cell for cell in cells if baseline == ADAMW and _reaches_down(cell)]
-    setbacks = [setback for cell in judged for setback in _setbacks(cell, records)]
+    setbacks = [setback for cell in judged for setback in _setbacks(cell, test_losses)]
     tried = sum(len(line.points) - 1 for cell in judged for line in _lines(cell))
     verdict: Verdict = "cannot tell"
     if any(widened(s.worth, tried)[0] >= TUNING_WORTH for s in setbacks):
@@ -105,15 +104,14 @@ def _has_far_recipe(cell: CellSummary) -> bool:
     return False
 
 
-def _setbacks(cell: CellSummary, records: Mapping[str, RunRecord]) -> Iterator[Setback]:
+def _setbacks(cell: CellSummary, test_losses: Mapping[str, float]) -> Iterator[Setback]:
     """One for each axis with another candidate that did not diverge."""
     for line in _lines(cell):
         incumbent = [point for point in line.points if point.is_incumbent]
         losses = {
             point.run_id: (loss, point.value)
             for point in line.points
-            if not point.is_incumbent and (record := records.get(point.run_id)) is not None
-            if (loss := record.test_loss) is not None
+            if not point.is_incumbent and (loss := test_losses.get(point.run_id)) is not None
         }
         if not incumbent or not losses:
             continue

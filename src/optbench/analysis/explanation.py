@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from optbench.analysis.over_scale import (
     sensitivity_today,
     tunings_of,
 )
+from optbench.analysis.plain_data import plain_data
 from optbench.analysis.search_path import Search, read_search
 from optbench.analysis.seed_groups import noise_groups
 from optbench.config import UserError
@@ -119,7 +120,7 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a number that is infinite becomes None."""
-        return _plain(dataclasses.asdict(self))
+        return plain_data(dataclasses.asdict(self))
 
 
 def explain(
@@ -276,11 +277,3 @@ def _fresh_seeds(
         test=mean_loss(confirmed.losses, noise) if confirmed.losses else None,
         val_mean=math.fsum(finite) / len(finite) if finite else None,
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

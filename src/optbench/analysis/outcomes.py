@@ -15,6 +15,7 @@ from optbench.analysis.noise import Difference, MeanLoss, mean_loss
 from optbench.analysis.shared_fit import SharedFit
 from optbench.analysis.speedup import (
     MIN_BUDGETS,
+    REPLICATES,
     CurveEstimator,
     OptimizerLoss,
     Speedup,
@@ -79,14 +80,19 @@ def build_row(
     reference: Reference,
     shared: SharedFit | None = None,
     prediction: PredictionEntry | None = None,
+    *,
+    replicates: int = REPLICATES,
 ) -> OptimizerRow:
-    """Compare one optimizer with the reference, as far as its runs allow."""
+    """Compare one optimizer with the reference, as far as its runs allow.
+
+    The intervals of speed-ups are made of ``replicates`` of the bootstrap.
+    """
     is_baseline = optimizer == reference.name
     test = mean_loss(confirmed.losses, reference.noise) if confirmed and confirmed.losses else None
     estimates: tuple[Speedup, ...] = ()
     tokens = seconds = None
     if confirmed and test and not is_baseline:
-        estimates = _estimates(confirmed, test, reference, shared)
+        estimates = _estimates(confirmed, test, reference, shared, replicates)
         tokens = headline(estimates)
         seconds = _in_seconds(confirmed, test, reference, tokens)
     standing = _standing(test, tokens, is_baseline=is_baseline)
@@ -127,14 +133,24 @@ def _optimizer_loss(confirmed: Confirmed, test: MeanLoss) -> OptimizerLoss:
 
 
 def _estimates(
-    confirmed: Confirmed, test: MeanLoss, reference: Reference, shared: SharedFit | None
+    confirmed: Confirmed,
+    test: MeanLoss,
+    reference: Reference,
+    shared: SharedFit | None,
+    replicates: int,
 ) -> tuple[Speedup, ...]:
     allowed: list[CurveEstimator] = [
         name for name, least in MIN_BUDGETS.items() if len(reference.losses.tokens) >= least
     ]
     loss = _optimizer_loss(confirmed, test)
     found = [
-        speedup(reference.losses, loss, reference.noise, estimator=estimator)
+        speedup(
+            reference.losses,
+            loss,
+            reference.noise,
+            estimator=estimator,
+            replicates=replicates,
+        )
         for estimator in allowed
     ]
     if shared is not None and (joint := _joint_estimate(confirmed, reference, shared)):

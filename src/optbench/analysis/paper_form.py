@@ -18,6 +18,7 @@ from scipy.optimize import leastsq
 
 from optbench.analysis.scaling_laws import TunedValue
 
+START_EXPONENT = -0.5
 MIN_CELLS = 6  # four parameters, and two cells left out
 _CONVERGED = (1, 2, 3, 4)  # MINPACK's codes
 
@@ -37,10 +38,16 @@ class PaperForm:
         return float(self.coefficient * power + self.offset)
 
 
-def fit_paper_form(cells: Sequence[TunedValue], *, max_evaluations: int = 80_000) -> PaperForm:
+def fit_paper_form(
+    cells: Sequence[TunedValue],
+    *,
+    max_evaluations: int = 80_000,
+    start_exponent: float = START_EXPONENT,
+) -> PaperForm:
     """Fit as the source did; cells are put in the order of size, then ratio.
 
-    The offset starts at the mean over all cells but the last.
+    The offset starts at the mean over all cells but the last. Another ``start_exponent`` than the
+    source's shows whether the cells or the start decide where the fit ends.
 
     Raises:
         ValueError: fewer than six cells, a value that is not a number, or no convergence within
@@ -61,7 +68,7 @@ def fit_paper_form(cells: Sequence[TunedValue], *, max_evaluations: int = 80_000
         a, b, c, d = theta
         return (a * n**b * r**c + d - h)[1:-1]
 
-    start = [0.0, -0.5, -0.5, float(h[:-1].mean())]
+    start = [0.0, start_exponent, start_exponent, float(h[:-1].mean())]
     with np.errstate(over="ignore", invalid="ignore"):
         found, _, _, message, code = leastsq(  # pyright: ignore[reportAssignmentType]
             residuals, start, full_output=True, maxfev=max_evaluations

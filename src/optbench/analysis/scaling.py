@@ -133,18 +133,18 @@ class _GridFit:
         return [float(a[index]) for a in (self.coefficient, self.exponent, self.irreducible)]
 
 
-def _linear_fit(basis: Floats, y: Floats, w: Floats) -> tuple[Floats, Floats, Floats]:
+def _linear_fit(basis: Floats, y: Floats, w: Floats) -> tuple[Floats, Floats]:
     """For a fixed exponent the fit is linear; the bounds of β and α are met exactly.
 
     The sum of squares is convex, so the best β within its bounds is the free one, clipped.
 
     Args:
-        basis: D^(−B), broadcastable to ``y``.
-        y: losses (…, K).
+        basis: D^(−B) (R, K).
+        y: losses (R, K).
         w: 1/stderr (K,).
 
     Returns:
-        α, β and the weighted sum of squares, each of shape (…,).
+        α and β, each of shape (R,).
     """
     weight = w**2 / np.sum(w**2)
     mean_x, mean_y = (basis * weight).sum(-1), (y * weight).sum(-1)
@@ -153,9 +153,31 @@ def _linear_fit(basis: Floats, y: Floats, w: Floats) -> tuple[Floats, Floats, Fl
     irreducible = np.clip(mean_y - slope * mean_x, 0.0, y.min(-1))
     excess = y - irreducible[..., None]
     coefficient = (weight * basis * excess).sum(-1) / (weight * basis**2).sum(-1)
-    coefficient = np.maximum(coefficient, 0.0)
-    error = coefficient[..., None] * basis - excess
-    return coefficient, irreducible, (weight * error**2).sum(-1)
+    return np.maximum(coefficient, 0.0), irreducible
+
+
+def _profile(basis: Floats, y: Floats, w: Floats) -> Floats:
+    """Weighted sums of squares (R, E) of the fits of `_linear_fit`, at every exponent.
+
+    Written as matrix products of small sums, which is what makes thousands of curves cheap. The
+    losses are counted from their mean, so that the sums lose no digits that the fits need.
+
+    Args:
+        basis: D^(−B) (E, K).
+        y: losses (R, K).
+        w: 1/stderr (K,).
+    """
+    weight = w**2 / np.sum(w**2)
+    level = (y @ weight)[:, None]
+    centred = y - level
+    mean_x, squared_x = basis @ weight, basis**2 @ weight
+    dx = basis - mean_x[:, None]
+    slope = centred @ (weight * dx).T / (dx**2 @ weight)
+    floor = np.clip(-slope * mean_x, -level, centred.min(axis=1, keepdims=True))
+    cross = centred @ (weight * basis).T
+    coefficient = np.maximum((cross - floor * mean_x) / squared_x, 0.0)
+    fitted = coefficient * (coefficient * squared_x + 2 * (floor * mean_x - cross)) + floor**2
+    return (centred**2 @ weight)[:, None] + fitted
 
 
 def _grid_fit(x: Floats, losses: Floats, w: Floats) -> _GridFit:
@@ -167,8 +189,7 @@ def _grid_fit(x: Floats, losses: Floats, w: Floats) -> _GridFit:
         w: 1/stderr (K,).
     """
     grid = np.linspace(np.log(MIN_EXPONENT), np.log(MAX_EXPONENT), _NUM_EXPONENTS)
-    basis = x ** -np.exp(grid)[:, None]
-    error = _linear_fit(basis, losses[:, None, :], w)[2]
+    error = _profile(x ** -np.exp(grid)[:, None], losses, w)
     best = error.argmin(axis=1)
     inner = np.clip(best, 1, len(grid) - 2)
     rows = np.arange(len(losses))
@@ -178,7 +199,7 @@ def _grid_fit(x: Floats, losses: Floats, w: Floats) -> _GridFit:
     step = grid[1] - grid[0]
     refined = np.where(best == inner, grid[inner] + np.clip(shift, -1, 1) * step, grid[best])
     exponent = np.exp(refined)
-    coefficient, irreducible, _ = _linear_fit(x ** -exponent[:, None], losses, w)
+    coefficient, irreducible = _linear_fit(x ** -exponent[:, None], losses, w)
     return _GridFit(coefficient, exponent, irreducible)
 
 

@@ -172,7 +172,7 @@ def fit_shared(
         noise: pooled over seeds; without it the scatter about the fit takes its place.
         baseline: the optimizer whose efficiency is 1.
         by_size: an efficiency for each size instead of one for all.
-        replicates: of the bootstrap.
+        replicates: of the bootstrap; without any there are no intervals.
         seed: of the bootstrap; the same one gives the same intervals.
 
     Raises:
@@ -194,7 +194,7 @@ def fit_shared(
     fitted = model.predict(point)[0]
     goodness, source = _judge(cells, noise, model, point)
     draws = None
-    if source is not None:
+    if source is not None and replicates:
         moves = source.draw(replicates, np.random.default_rng(seed))
         draws = fit_all(model, fitted + moves)
     drawn = None if draws is None else log_efficiencies(groups, draws)

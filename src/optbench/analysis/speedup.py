@@ -20,6 +20,7 @@ How the means move, and that what shared seeds have in common cancels, is said i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from optbench.analysis.interpolation import Bound, MonotoneCurve, invert_interpolations
 from optbench.analysis.mean_noise import independent_noise, noise_of_means
 from optbench.analysis.noise import LEVEL, SeedNoise
-from optbench.analysis.scaling import fit_loss_curve, invert_fits
+from optbench.analysis.scaling import LossCurveFit, fit_loss_curve, invert_fits
 from optbench.analysis.shared_fit import CellLoss, fit_shared
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -181,10 +182,16 @@ def _interpolated_point(baseline: BaselineLosses, loss: float) -> tuple[float, B
 
 def _fitted_point(baseline: BaselineLosses, loss: float) -> tuple[float, Bound, bool]:
     """At or below the irreducible loss only the largest measured budget is a safe statement."""
-    needed = fit_loss_curve(baseline.tokens, baseline.means).invert(loss)
+    needed = _fitted_curve(baseline.tokens, baseline.means).invert(loss)
     if not np.isfinite(needed):
         return baseline.tokens[-1], ">", True
     return needed, "", not baseline.tokens[0] <= needed <= baseline.tokens[-1]
+
+
+@functools.lru_cache(maxsize=64)
+def _fitted_curve(tokens: tuple[float, ...], means: tuple[float, ...]) -> LossCurveFit:
+    """All optimizers of a size are compared with the same curve."""
+    return fit_loss_curve(tokens, means)
 
 
 _POINT: dict[CurveEstimator, Callable[[BaselineLosses, float], tuple[float, Bound, bool]]] = {
@@ -242,7 +249,7 @@ def _model_moves(
         for name, tokens, mean, count, by_seed in columns
     ]
     # only the fit itself is of interest here, not its intervals
-    goodness = fit_shared(cells, noise, baseline="baseline", replicates=1).goodness
+    goodness = fit_shared(cells, noise, baseline="baseline", replicates=0).goodness
     if goodness is None or goodness.model_error == 0:
         return 0.0
     errors = independent_noise(goodness.model_error, goodness.dof, (1,) * len(cells))

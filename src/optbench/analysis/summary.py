@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from optbench.analysis.journal import Journal, read_journal
 from optbench.analysis.journal_entries import NoiseEntry, StudyEntry
 from optbench.analysis.noise import SeedNoise, pooled_noise, shared_seed_correlation
 from optbench.analysis.outcomes import OptimizerRow
+from optbench.analysis.plain_data import plain_data
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
 from optbench.analysis.shared_fit import SharedFit
 from optbench.analysis.spending import Budget, compare_budget, spent_on
@@ -108,7 +108,7 @@ class StudySummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a number that is infinite or does not exist becomes None."""
-        return _plain(dataclasses.asdict(self))
+        return plain_data(dataclasses.asdict(self))
 
 
 def _difference(row: OptimizerRow) -> str:
@@ -118,14 +118,6 @@ def _difference(row: OptimizerRow) -> str:
     change = f"{row.difference.value:+.3f}".replace("-", "−")
     p = format_p(row.difference.p_value)
     return f" Test loss {change} ± {row.difference.half_width:.3f} against the baseline, {p}."
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def budget_sentence(budget: Budget) -> str:
@@ -184,8 +176,12 @@ def summarise(store: RunStore) -> StudySummary:
         cells=cells,
         curves=curves,
         shared=shared,
-        claims=evaluate_claims(journal, cells, shared, records),
+        claims=evaluate_claims(journal, cells, shared, _test_losses(records)),
     )
+
+
+def _test_losses(records: Mapping[str, RunRecord]) -> dict[str, float]:
+    return {key: r.test_loss for key, r in records.items() if r.test_loss is not None}
 
 
 def _headline_rows(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from optbench import __version__
+from optbench.cli.paper_verbs import compare_to_paper, paper
 from optbench.cli.recommend_verbs import recommend
 from optbench.cli.run_verbs import bench, show, train
 from optbench.cli.study_verbs import explain, plan, report, run
@@ -32,5 +33,5 @@ def main() -> None:
     """How much faster is an optimizer really than a well-tuned AdamW, with error bars?"""
 
 
-for _verb in (run, plan, train, bench, show, report, explain, recommend):
+for _verb in (run, plan, train, bench, show, report, explain, recommend, paper, compare_to_paper):
     main.add_command(_verb)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -12,6 +13,8 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from optbench.store import RunRecord
 
 LOG_WIDTH = 160
 P = ParamSpec("P")
@@ -45,14 +48,36 @@ def reports_errors(verb: Callable[P, R]) -> Callable[P, R]:
 
 def store_option(default: str | None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Add ``--store``, required unless there is a default."""
-    return click.option(
+    option = functools.partial(
+        click.option,
         "--store",
         type=click.Path(path_type=Path, file_okay=False),
-        default=default,
-        required=default is None,
         help="Folder with the records.",
-        show_default=default is not None,
     )
+    # a default of None would count as given, and nothing be required
+    return option(required=True) if default is None else option(default=default, show_default=True)
+
+
+def find_record(records: Mapping[str, RunRecord], start: str, store: Path) -> RunRecord:
+    """The one run whose id starts like this.
+
+    Raises:
+        Failure: there is none, or more than one.
+    """
+    matches = [record for key, record in records.items() if key.startswith(start)]
+    if len(matches) != 1:
+        problem = "No run" if not matches else f"{len(matches)} runs"
+        raise Failure(
+            f"{problem} in {store} with an id starting with '{start}'; see `optbench show`."
+        )
+    return matches[0]
+
+
+def available_workers(given: int | None) -> int:
+    """As asked for, else the cores that this process may use; macOS knows only their number."""
+    if given is not None:
+        return given
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def console() -> Console:

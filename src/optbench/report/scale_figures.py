@@ -58,19 +58,36 @@ def ratio_panels(summary: StudySummary, table: CellsTable) -> list[Panel]:
     marks = [mark for marks in by_size for mark in marks]
     if not marks:
         return []
-    ends, ratios = _ends(marks), sorted({mark.x for mark in marks})
-    along = axis(
+    ends, along = ends_of(marks), ratio_axis(marks)
+    return [
+        Panel(_size_title(size), speedup_panel(styles_of(summary), found, along, ends))
+        for size, found in zip(table.sizes, by_size, strict=True)
+        if found
+    ]
+
+
+def ratio_axis(marks: Sequence[Mark]) -> dict[str, Any]:
+    """For marks whose place is a data ratio."""
+    ratios = sorted({mark.x for mark in marks})
+    return axis(
         "data ratio (log scale)",
         type="log",
         range=_padded(ratios),
         tickvals=ratios,
         ticktext=[f"{ratio:g}×" for ratio in ratios],
     )
-    return [
-        Panel(_size_title(size), _speedup_panel(summary, found, along, ends))
-        for size, found in zip(table.sizes, by_size, strict=True)
-        if found
-    ]
+
+
+def size_axis(marks: Sequence[Mark], names: Mapping[float, str]) -> dict[str, Any]:
+    """For marks whose place is a number of parameters; ``names`` are of the sizes."""
+    sizes = sorted({mark.x for mark in marks})
+    return axis(
+        "non-embedding parameters (log scale)",
+        type="log",
+        range=_padded(sizes),
+        tickvals=sizes,
+        ticktext=[f"{format_count(n)}<br>{plain(names.get(n, ''))}" for n in sizes],
+    )
 
 
 def _size_title(size: SizeColumns) -> str:
@@ -96,26 +113,17 @@ def size_panels(summary: StudySummary, table: CellsTable) -> list[Panel]:
     marks = [*own, *joint]
     if not marks:
         return []
-    ends = _ends(marks)
-    names = {float(size.num_params): size.size for size in table.sizes}
-    sizes = sorted({mark.x for mark in marks})
-    along = axis(
-        "non-embedding parameters (log scale)",
-        type="log",
-        range=_padded(sizes),
-        tickvals=sizes,
-        ticktext=[f"{format_count(n)}<br>{plain(names.get(n, ''))}" for n in sizes],
-    )
+    ends, styles = ends_of(marks), styles_of(summary)
+    along = size_axis(marks, {float(size.num_params): size.size for size in table.sizes})
     panels: list[Panel] = []
     if own:
         panels.append(
             Panel(
-                f"Cell by cell, at data ratio {ratio:g}×", _speedup_panel(summary, own, along, ends)
+                f"Cell by cell, at data ratio {ratio:g}×", speedup_panel(styles, own, along, ends)
             )
         )
     if joint:
-        figure = _speedup_panel(summary, joint, along, ends, connected=False)
-        figure["data"] = [*_trend_lines(summary, joint), *figure["data"]]
+        figure = trend_panel(styles, joint, summary.shared.trends, along, ends)
         panels.append(Panel("Joint fit of all cells, with its trend", figure))
     return panels
 
@@ -135,8 +143,12 @@ def _marks_at_ratio(table: CellsTable, ratio: float) -> list[Mark]:
 
 
 def _joint_marks(summary: StudySummary) -> list[Mark]:
-    order = [row.optimizer for row in summary.rows]
-    found = [e for e in summary.shared.efficiencies if e.params is not None]
+    return joint_marks(summary.shared.efficiencies, [row.optimizer for row in summary.rows])
+
+
+def joint_marks(efficiencies: Sequence[Efficiency], order: Sequence[str]) -> list[Mark]:
+    """What the joint fit says at each size, the optimizers in the order given."""
+    found = [e for e in efficiencies if e.params is not None]
     return [
         Mark(
             optimizer=e.optimizer,
@@ -168,11 +180,26 @@ def _at_two_sizes(marks: Sequence[Mark]) -> list[Mark]:
     return [mark for mark in marks if len(sizes[mark.optimizer]) >= 2]
 
 
-def _trend_lines(summary: StudySummary, marks: Sequence[Mark]) -> list[Trace]:
+def trend_panel(
+    styles: Mapping[str, Style],
+    marks: Sequence[Mark],
+    trends: Sequence[SizeTrend],
+    along: Mapping[str, Any],
+    ends: tuple[float, float],
+) -> Figure:
+    """Speed-ups by size with the slopes of the joint fit."""
+    figure = speedup_panel(styles, marks, along, ends, connected=False)
+    figure["data"] = [*_trend_lines(styles, marks, trends), *figure["data"]]
+    return figure
+
+
+def _trend_lines(
+    styles: Mapping[str, Style], marks: Sequence[Mark], trends: Sequence[SizeTrend]
+) -> list[Trace]:
     """The slope of the joint fit, through the weighted middle of its speed-ups by size."""
-    styles, shifts = styles_of(summary), _shifts(marks)
+    shifts = _shifts(marks)
     lines: list[Trace] = []
-    for trend in summary.shared.trends:
+    for trend in trends:
         own = [m for m in marks if m.optimizer == trend.optimizer and not m.speedup.bound]
         if len(own) < 2:
             continue
@@ -209,7 +236,7 @@ def _weighted(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
 
 
-def _ends(marks: Sequence[Mark]) -> tuple[float, float]:
+def ends_of(marks: Sequence[Mark]) -> tuple[float, float]:
     """Of the axis of speed-ups: all values, 1, and of intervals what is not far beyond them."""
     values = [1.0, *(mark.speedup.value for mark in marks)]
     lows = [m.speedup.low for m in marks if m.speedup.low is not None]
@@ -234,15 +261,16 @@ def _shifts(marks: Sequence[Mark]) -> dict[str, float]:
     return {name: 10 ** (step * (k - middle)) for k, name in enumerate(names)}
 
 
-def _speedup_panel(
-    summary: StudySummary,
+def speedup_panel(
+    styles: Mapping[str, Style],
     marks: Sequence[Mark],
     along: Mapping[str, Any],
     ends: tuple[float, float],
     *,
     connected: bool = True,
 ) -> Figure:
-    styles, shifts = styles_of(summary), _shifts(marks)
+    """Speed-ups with their intervals along an axis, each optimizer in its style."""
+    shifts = _shifts(marks)
     by_name: dict[str, list[Mark]] = {}
     for mark in marks:
         by_name.setdefault(mark.optimizer, []).append(mark)

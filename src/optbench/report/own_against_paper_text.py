@@ -1,0 +1,76 @@
+"""A study's own losses beside the published ones, on a terminal."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from optbench.analysis.own_against_paper import OwnAgainstPaper, OwnCell
+from optbench.analysis.units import format_value
+from optbench.report.text import NOTHING, mean_text, signed_text
+
+_TITLES = ("cell", "optimizer", "own loss", "seeds", "published", "own − published")
+
+
+def print_comparison(found: OwnAgainstPaper, console: Console) -> None:
+    """The table, the differing hyperparameters, and what may be compared."""
+    table = Table(
+        title=f"{escape(found.study)} beside the published losses",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    base = escape(found.baseline)
+    for k, name in enumerate((*_TITLES, f"own − {base}", f"published − {base}")):
+        table.add_column(name, no_wrap=k < len(_TITLES), justify="left" if k < 2 else "right")
+    for row in found.rows:
+        table.add_row(*map(escape, _cells(row)))
+    console.print(table)
+    for line in _notes(found):
+        console.print(line, highlight=False, markup=False)
+
+
+def _cells(row: OwnCell) -> list[str]:
+    return [
+        row.cell.label,
+        row.optimizer,
+        mean_text(row.own),
+        str(row.own.count),
+        NOTHING if row.published is None else f"{row.published:.4f}",
+        _difference(row),
+        _signed(row.over_baseline),
+        _signed(row.published_over_baseline),
+    ]
+
+
+def _difference(row: OwnCell) -> str:
+    if row.difference is None:
+        return NOTHING
+    half = "" if row.own.half_width is None else f" ± {row.own.half_width:.3f}"
+    return f"{signed_text(row.difference, 3)}{half}"
+
+
+def _signed(number: float | None) -> str:
+    return NOTHING if number is None else signed_text(number, 4)
+
+
+def _notes(found: OwnAgainstPaper) -> list[str]:
+    lines = [
+        f"Own losses are on the test text of {', '.join(found.corpora)}; the published ones are on "
+        f"C4, after training on another mixture ({found.source}).",
+        "Where the texts differ, only differences between optimizers can be compared.",
+        "± is the 95 % interval of the own seeds; the published loss is one run of one seed.",
+    ]
+    for row in found.rows:
+        if row.differing:
+            pairs = ", ".join(
+                f"{name} {format_value(row.own_configuration[name])} (published "
+                f"{format_value(row.published_configuration[name])})"
+                for name in row.differing
+            )
+            lines.append(f"{row.optimizer} in {row.cell.label}: {pairs}.")
+    if found.left_out:
+        lines.append(f"Not at the paper's sizes: {', '.join(found.left_out)}.")
+    return lines

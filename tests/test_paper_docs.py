@@ -1,0 +1,60 @@
+"""The numbers of docs/paper.md are those that the analysis gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optbench.analysis.speedup import Speedup
+
+from .published_analysis import paper_results
+
+PAGE = (Path(__file__).parents[1] / "docs" / "paper.md").read_text(encoding="utf-8")
+CELLS = [("130m", 1.0), ("130m", 8.0), ("1.2b", 1.0), ("1.2b", 2.0), ("1.2b", 4.0), ("1.2b", 8.0)]
+
+
+def text(found: Speedup | None) -> str:
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    bound = f"{found.bound} " if found.bound else ""
+    mark = "†" if found.extrapolated else ""
+    end = "∞)" if found.high == float("inf") else f"{found.high:.2f}]"
+    return f"{bound}{found.value:.2f}{mark} [{found.low:.2f}, {end}"
+
+
+def test_the_table_of_muon_is_recomputed() -> None:
+    found = [paper_results().speedup("muon", size, ratio) for size, ratio in CELLS]
+    known = [one for one in found if one is not None]
+    for name, row in (
+        ("paper", [one.paper for one in known]),
+        ("interpolate", [one.interpolate for one in known]),
+    ):
+        assert f"| `{name}` | {' | '.join(map(text, row))} |" in PAGE
+    for one in (known[0], known[2]):
+        assert f" {text(one.shared)} " in PAGE
+
+
+def test_verdicts_are_those_of_the_page() -> None:
+    lines = PAGE[PAGE.index("| the paper says |") :].splitlines()[2:11]
+    told = [line.split("|")[3].strip().split(":")[0] for line in lines]
+    assert told == [statement.verdict for statement in paper_results().statements]
+
+
+def test_the_noise_is_that_of_the_figures() -> None:
+    noise = paper_results().noise
+    assert f"{noise.told_twice} best configurations" in PAGE
+    assert f"{noise.differing} of the pairs differ, by {noise.median_difference:.4f}" in PAGE
+    for sigma in (noise.sigma_of_repeats, noise.sigma_of_ties, noise.sigma_of_scatter):
+        assert f"| {sigma:.4f} |" in PAGE
+    goodness = paper_results().goodness
+    assert f"χ² = {goodness.chi2:.0f} on {goodness.dof} degrees of freedom" in PAGE
+
+
+def test_trends_and_the_largest_deviation_are_those_of_the_analysis() -> None:
+    for trend in paper_results().shared.trends:
+        if trend.optimizer in ("muon", "soap"):
+            ends = f"[{trend.low:.3f}, {trend.high:.3f}]"
+            assert f"{trend.value:.3f} {ends}".replace("-", "−") in PAGE
+    determined = [e for e in paper_results().extrapolations if e.determined == "determined"]
+    worst = max(e.deviation for e in determined if e.deviation is not None)
+    assert f"at most {100 * worst:.2g} %" in PAGE
