@@ -76,3 +76,20 @@ def test_searches_are_counted_until_the_optimum_and_until_the_certificate(tmp_pa
     # The line 0.004, 0.008, 0.016 of the table, whose last value diverged.
     assert adjacent["ends"] == bracket["ends"] == 1
     assert (bracket["wrong"], bracket["runs"], bracket["runs_of_whole_lines"]) == (0, 2, 2)
+
+
+def test_reading_is_compared_with_training(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(BENCHMARKS / "data_reading.py"),
+            *("--tokens", "1e6", "--rounds", "4", "--out", str(out)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == 12
+    assert all(0 < row["read_us"] < row["step_us"] for row in rows)

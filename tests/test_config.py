@@ -121,7 +121,7 @@ def test_the_id_changes_with_every_field(name: str) -> None:
 
 
 def test_no_two_variations_share_an_id() -> None:
-    assert len({c.run_id for c in VARIATIONS.values()}) == len(VARIATIONS) == 23
+    assert len({c.run_id for c in VARIATIONS.values()}) == len(VARIATIONS) == 24
 
 
 def test_an_added_hyperparameter_changes_the_id() -> None:
@@ -174,8 +174,8 @@ def test_every_unknown_and_missing_key_is_named_with_its_full_path() -> None:
         RunConfig.from_dict(raw)
     assert caught.value.problems == [
         "Unknown key 'batch_sise'. Did you mean 'batch_size'? Available: model, data, optimizer, "
-        "schedule, num_tokens, batch_size, clip_norm, clip_scope, seed, eval_tokens, test_tokens, "
-        "num_evals.",
+        "schedule, num_tokens, batch_size, clip_norm, clip_scope, precision, seed, eval_tokens, "
+        "test_tokens, num_evals.",
         "Unknown key 'model.num_layer'. Did you mean 'model.num_layers'? Available: "
         "model.num_layers, model.d_model, model.d_ff, model.num_heads, model.vocab_size, "
         "model.seq_len, model.rope_theta.",
@@ -365,4 +365,15 @@ def test_a_clip_scope_is_part_of_the_identity_but_not_its_default() -> None:
     assert RunConfig.from_dict(other.to_dict()) == other
     assert dataclasses.replace(TINY_CONFIG, clip_scope="norm").problems() == [
         "Unknown clip scope 'norm'. Did you mean 'norms'? Available: all, no_matrices, norms."
+    ]
+
+
+def test_a_precision_is_part_of_the_identity_but_not_its_default() -> None:
+    assert "precision" not in TINY_CONFIG.to_dict()  # stored runs are older than the setting
+    other = dataclasses.replace(TINY_CONFIG, precision="bfloat16")
+    assert other.run_id != TINY_CONFIG.run_id
+    assert RunConfig.from_dict(other.to_dict()) == other
+    assert other.problems() == []
+    assert dataclasses.replace(TINY_CONFIG, precision="bfloat").problems() == [
+        "Unknown precision 'bfloat'. Did you mean 'bfloat16'? Available: float32, bfloat16."
     ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from optbench import cross_entropy
 from optbench.cross_entropy import CHUNK, LEAST_LOG_PROB, head_cross_entropy
@@ -169,3 +172,62 @@ def test_a_target_outside_of_the_vocabulary_is_refused() -> None:
     targets[2] = len(weight)
     with pytest.raises(RuntimeError, match="out of bounds"):
         head_cross_entropy(hidden, weight, targets)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements that any tensor has which an operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_true_vocabulary_never_has_the_logits_of_all_positions(dtype: torch.dtype) -> None:
+    positions, vocab_size = 4 * CHUNK, 128_256
+    hidden, weight, targets = problem(positions, 2, vocab_size)
+    with LargestTensor() as largest:
+        head_cross_entropy(hidden.to(dtype), weight, targets).backward()
+    assert largest.numel == CHUNK * vocab_size == positions * vocab_size / 4
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
+def test_products_in_bfloat16_are_summed_in_float32(weight_dtype: torch.dtype) -> None:
+    """So the errors are those of rounded inputs, however many chunks there are."""
+    hidden, weight, targets = problem(40 * CHUNK, 8, 13)
+    low = hidden.detach().bfloat16().requires_grad_()
+    head = weight.detach().to(weight_dtype).requires_grad_()
+    loss = head_cross_entropy(low, head, targets)
+    got = torch.autograd.grad(loss, (low, head))
+    assert (loss.dtype, got[0].dtype, got[1].dtype) == (torch.float32, torch.bfloat16, weight_dtype)
+    want_loss, *want = reference(low, head.bfloat16(), targets)
+    torch.testing.assert_close(loss.double(), want_loss, rtol=2e-3, atol=0)
+    for gradient, wanted in zip(got, want, strict=True):
+        error = (gradient.double() - wanted).norm() / wanted.norm()
+        assert error < 6e-3  # a number of bfloat16 is off by up to 2⁻⁹ = 2e-3
+
+
+def test_doubles_are_not_rounded_to_float32() -> None:
+    hidden, weight, targets = problem(CHUNK + 9)
+    hidden, weight = (t.detach().double().requires_grad_() for t in (hidden, weight))
+    loss = head_cross_entropy(hidden, weight, targets)
+    want = reference(hidden, weight, targets)
+    for mine, wanted in zip(
+        (loss, *torch.autograd.grad(loss, (hidden, weight))), want, strict=True
+    ):
+        torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-15)
+
+
+def test_a_share_that_bfloat16_lacks_scales_the_gradient_exactly() -> None:
+    hidden, weight, targets = problem(30)
+    low = hidden.detach().bfloat16().requires_grad_()
+    (whole,) = torch.autograd.grad(head_cross_entropy(low, weight, targets), [low])
+    (third,) = torch.autograd.grad(head_cross_entropy(low, weight, targets) * (1 / 3), [low])
+    assert torch.equal(third, (whole.float() * (1 / 3)).bfloat16())

@@ -60,7 +60,8 @@ def test_matrix_methods_cost_more_than_adamw_and_orders_are_as_expected() -> Non
 
 
 def test_a_device_twice_as_fast_in_everything_takes_half_the_time() -> None:
-    twice = Device("twice", 2 * H100.bf16_flops, 2 * H100.fp32_flops, 2 * H100.bytes_per_s)
+    rates = 2 * H100.bf16_flops, 2 * H100.fp32_flops, 2 * H100.bytes_per_s
+    twice = Device("twice", *rates, H100.memory_bytes)
     for name in ("adamw", "muon", "soap", "kron", "sophia"):
         config = config_of(name, "130m")
         once = run_cost(config, H100, MFU).total_s

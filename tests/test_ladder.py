@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from optbench.config import Role
 from optbench.ladder import NANO_SIZES, PAPER_SIZES, SIZES, Cell
@@ -28,6 +29,18 @@ def test_the_papers_sizes_are_those_of_its_table(
     assert round(Cell(size, model, 1.0).num_tokens / 1e9, 2) == billion_tokens
 
 
+@pytest.mark.parametrize(
+    ("size", "batch_size", "petaflops"),
+    [("130m", 128, 0.84), ("300m", 128, 1.58), ("520m", 128, 2.52), ("1.2b", 256, 10.1)],
+)
+def test_a_step_of_a_papers_size_takes_the_flops_of_its_table(
+    size: str, batch_size: int, petaflops: float
+) -> None:
+    model = PAPER_SIZES[size]
+    flops = batch_size * model.seq_len * model.train_flops_per_token
+    assert flops / 1e15 == pytest.approx(petaflops, rel=0.007)
+
+
 def test_a_paper_size_is_thirty_two_layers_of_sixteen_squares() -> None:
     for model in PAPER_SIZES.values():
         assert model.num_nonembedding_params == 32 * 16 * model.d_model**2
@@ -48,10 +61,11 @@ def test_every_size_can_be_built(size: str) -> None:
     assert list(SIZES[size].problems()) == []
 
 
-@pytest.mark.parametrize("size", NANO_SIZES)
+@pytest.mark.parametrize("size", SIZES)
 def test_parameter_counts_are_those_of_the_module(size: str) -> None:
-    config = NANO_SIZES[size]
-    model = Llama(config, seed=0)
+    config = SIZES[size]
+    with torch.device("meta"):  # shapes without memory
+        model = Llama(config, seed=0)
     counts = {name: p.numel() for name, p in model.named_parameters()}
     roles = model.roles()
     assert sum(counts.values()) == config.num_params

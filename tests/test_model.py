@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from optbench.config import ModelConfig, Role
+from optbench.config import ModelConfig, Precision, Role
 from optbench.model import Llama, RMSNorm, RotaryPositions
 
 from .builders import TINY_MODEL
@@ -247,3 +248,91 @@ def test_rotary_frequencies_follow_the_configuration() -> None:
     logits, changed = lively_model()(tokens), lively_model(other)(tokens)
     assert torch.equal(logits[:, 0], changed[:, 0])
     assert not torch.allclose(logits[:, -1], changed[:, -1], atol=1e-3)
+
+
+def gradients_of(model: Llama, tokens: torch.Tensor) -> list[torch.Tensor]:
+    loss = model.loss(tokens)
+    return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+def relative_error(mine: torch.Tensor, wanted: torch.Tensor) -> float:
+    return ((mine - wanted).norm() / wanted.norm()).item()
+
+
+def test_bfloat16_is_float32_but_for_the_rounding_of_products() -> None:
+    tokens = tokens_of(WIDE, batch=16, length=9)
+    models = [Llama(WIDE, seed=0, precision=p) for p in ("float32", "bfloat16")]
+    assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True))
+    (loss, *wanted), (low_loss, *found) = (gradients_of(model, tokens) for model in models)
+    assert low_loss.dtype == torch.float32
+    assert 0 < abs(low_loss - loss) < 2e-3 * loss
+    for mine, gradient in zip(found, wanted, strict=True):
+        assert mine.dtype == torch.float32
+        assert 0 < relative_error(mine, gradient) < 0.03
+
+
+def test_bfloat16_products_are_those_of_autocast() -> None:
+    """As close to it as two orders of summation are."""
+    tokens = tokens_of(WIDE, batch=16, length=9)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = Llama(WIDE, seed=0)(tokens[:, :-1])
+    own = Llama(WIDE, seed=0, precision="bfloat16")(tokens[:, :-1])
+    assert own.dtype == logits.dtype == torch.bfloat16
+    assert relative_error(own.float(), logits.float()) < 4e-3
+
+
+def test_only_products_are_in_bfloat16() -> None:
+    model = Llama(TINY_MODEL, seed=0, precision="bfloat16")
+    seen: dict[str, tuple[torch.dtype, torch.dtype]] = {}
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(
+                lambda _, given, out, name=name: seen.update({name: (given[0].dtype, out.dtype)})
+            )
+    model(tokens_of(TINY_MODEL))
+    low, full = torch.bfloat16, torch.float32
+    assert seen["blocks.0"] == seen["blocks.1"] == (full, full)  # the residual stream
+    assert seen["blocks.1.attention_norm"] == seen["final_norm"] == (full, low)
+    assert seen["blocks.1.mlp.down_proj"] == seen["head"] == (low, low)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_recomputed_activations_give_the_same_bits(precision: Precision) -> None:
+    tokens = tokens_of(TINY_MODEL, batch=3, length=17)
+    kept, again = (
+        Llama(TINY_MODEL, seed=0, precision=precision, checkpointing=again)
+        for again in (False, True)
+    )
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    again.blocks[0].register_forward_pre_hook(count)
+    for mine, wanted in zip(gradients_of(again, tokens), gradients_of(kept, tokens), strict=True):
+        assert torch.equal(mine, wanted)
+    assert passes == 2
+    with torch.no_grad():
+        assert torch.equal(again.loss(tokens), kept.loss(tokens))
+    assert passes == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="there is no C++ compiler"
+)
+# PyTorch 2.13 uses what it deprecates when it loads its compiler, and looks at every input's .grad.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_blocks_compute_what_plain_ones_do() -> None:
+    tokens = tokens_of(TINY_MODEL, batch=3, length=17)
+    plain, compiled = Llama(TINY_MODEL, seed=0), Llama(TINY_MODEL, seed=0)
+    compiled.compile_blocks()
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    found, wanted = gradients_of(compiled, tokens), gradients_of(plain, tokens)
+    for mine, gradient in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(compiled.twice_differentiable_loss(tokens), plain.loss(tokens))
+    with torch.compiler.set_stance("fail_on_recompile"):  # the second block was no other form
+        gradients_of(compiled, tokens)

@@ -260,3 +260,37 @@ def test_interleaved_rounds_are_as_many_for_every_configuration(
     times = measure_interleaved([planned[0].example, planned[1].example])
     assert [len(rounds) for rounds in times] == [3, 3]
     assert min(map(min, times)) > 0
+
+
+def test_memory_of_a_device_is_given_for_every_size_and_optimizer(rented: Plan) -> None:
+    rows = {(row.size, row.optimizer): row for row in rented.memory}
+    assert {size for size, _ in rows} == set(PAPER_SIZES)
+    assert {name for _, name in rows} == set(OPTIMIZERS)
+    for (size, name), row in rows.items():
+        parameters = PAPER_SIZES[size].num_params
+        assert row.plain.weights == row.plain.gradients == 4 * parameters
+        assert row.plain.state == row.checkpointed.state
+        if name in ("adamw", "nadamw", "cautious"):
+            assert row.plain.state == 8 * parameters
+        for memory, fits in (
+            (row.plain, row.plain_micro_batch),
+            (row.checkpointed, row.checkpointed_micro_batch),
+        ):
+            assert fits == memory.micro_batch(row.batch_size, int(0.9 * 80e9))
+        assert row.checkpointed_micro_batch > row.plain_micro_batch
+    assert rented.to_dict()["memory"][0]["plain"]["weights"] == 4 * PAPER_SIZES["130m"].num_params
+    assert [row.size for row in rented.memory] == sorted(
+        (row.size for row in rented.memory), key=list(PAPER_SIZES).index
+    )
+
+
+def test_a_size_that_does_not_fit_is_said_not_to(
+    paper: list[PlannedRuns],
+) -> None:
+    small = dataclasses.replace(DEVICES["h100"], memory_bytes=24e9)
+    (row,) = {
+        r.size: r
+        for r in plan_for(paper, Rental(small)).memory
+        if r.optimizer == "soap" and r.size == "1.2b"
+    }.values()
+    assert (row.plain_micro_batch, row.checkpointed_micro_batch) == (0, 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from optbench.execution import Execution
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems, run
 from optbench.store import RunRecord
@@ -107,3 +108,37 @@ def test_an_optimizer_that_cannot_be_built_says_why() -> None:
     assert problem.startswith("Unknown optimizer 'adamv'. Did you mean 'adamw'?")
     (problem,) = optimizer_problems("adamw", {"learning_rate": 0.1})
     assert "learning_rate" in problem
+
+
+def test_how_a_run_is_carried_out_changes_neither_its_identity_nor_its_losses(
+    corpus: Path,
+) -> None:
+    plain = run(run_config(), corpus)
+    frugal = run(run_config(), corpus, execution=Execution(micro_batch_size=3, checkpointing=True))
+    assert frugal.run_id == plain.run_id
+    assert frugal.test_loss == pytest.approx(plain.test_loss, rel=1e-5)
+    assert (plain.execution["micro_batch_size"], frugal.execution["micro_batch_size"]) == (4, 3)
+    assert (plain.execution["checkpointing"], frugal.execution["checkpointing"]) == (False, True)
+    recomputed = run(run_config(), corpus, execution=Execution(checkpointing=True))
+    assert recomputed.train_curve == plain.train_curve
+    assert recomputed.test_loss == plain.test_loss
+
+
+def test_a_limit_of_memory_that_holds_no_sequence_is_a_failure_with_a_remedy(corpus: Path) -> None:
+    record = run(run_config(), corpus, execution=Execution(memory_bytes=1000))
+    assert record.status == "failed"
+    assert "or recompute activations (--checkpointing)" in record.error
+
+
+def test_precision_is_another_run_with_nearly_the_same_losses(corpus: Path) -> None:
+    full, low = run(run_config(), corpus), run(run_config(precision="bfloat16"), corpus)
+    assert low.status == "completed", low.error
+    assert low.run_id != full.run_id
+    assert low.test_loss != full.test_loss
+    assert low.test_loss == pytest.approx(full.test_loss, rel=3e-3)
+
+
+def test_records_of_before_execution_was_recorded_are_read(corpus: Path) -> None:
+    raw = json.loads(run(run_config(), corpus).to_json())
+    del raw["execution"]
+    assert RunRecord.from_dict(raw).execution == {}

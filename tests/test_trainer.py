@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from optbench.config import (
 )
 from optbench.model import Llama
 from optbench.optimizers import AdamW, parameter_groups
+from optbench.run import build_optimizer
 from optbench.schedule import lr_factor
-from optbench.trainer import Progress, TrainResult, evaluate, train
+from optbench.trainer import DocumentBatches, Progress, TrainResult, evaluate, train
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(num_layers=1, d_model=16, d_ff=32, num_heads=2, vocab_size=32, seq_len=8)
@@ -181,3 +183,91 @@ def test_clipping_takes_the_norm_of_its_scope_and_leaves_the_rest_alone(scope: C
     for (name, before), after in zip(start.named_parameters(), model.parameters(), strict=True):
         factor = 1e-3 / (norm + 1e-6) if name in inside else torch.tensor(1.0)
         torch.testing.assert_close(before - after, grads[name] * factor, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sophia"])
+def test_the_size_of_micro_batches_changes_no_loss_but_by_rounding(name: str) -> None:
+    config = run_config(optimizer=OptimizerConfig(name=name))
+
+    def result(size: int | None) -> TrainResult:
+        model = Llama(config.model, seed=0)
+        optimizer = build_optimizer(config, model)
+        return train(config, model, optimizer, Cycle(), device=CPU, micro_batch_size=size)
+
+    whole, parts = result(None), result(3)
+    assert (whole.micro_batch_size, parts.micro_batch_size) == (4, 3)
+    for (step, loss), (other_step, other) in zip(whole.train_curve, parts.train_curve, strict=True):
+        assert step == other_step
+        # Sophia's labels are drawn anew for other chunks; its first estimate acts from step 2 on.
+        assert other == pytest.approx(loss, rel=1e-5 if name != "sophia" or step < 3 else 0.05)
+    assert parts.val_loss == pytest.approx(whole.val_loss, rel=0.05 if name == "sophia" else 1e-4)
+
+
+def test_bfloat16_sees_the_same_tokens_and_keeps_everything_in_float32() -> None:
+    class Noted(Cycle):
+        def __init__(self) -> None:
+            self.seen: list[np.ndarray] = []
+
+        def batch(self, step: int, *, seed: int, batch_size: int, seq_len: int) -> np.ndarray:
+            self.seen.append(super().batch(step, seed=seed, batch_size=batch_size, seq_len=seq_len))
+            return self.seen[-1]
+
+    batches = [Noted(), Noted()]
+    losses: list[TrainResult] = []
+    for noted, precision in zip(batches, ("float32", "bfloat16"), strict=True):
+        config = run_config(precision=precision, optimizer=OptimizerConfig(name="soap"))
+        model = Llama(config.model, seed=0, precision=config.precision)
+        optimizer = build_optimizer(config, model)
+        losses.append(train(config, model, optimizer, noted, device=CPU))
+        kept = [*model.parameters(), *(t for s in optimizer.state.values() for t in s.values())]
+        assert {t.dtype for t in kept if isinstance(t, torch.Tensor)} == {torch.float32}
+    assert all(map(np.array_equal, batches[0].seen, batches[1].seen))
+    full, low = losses
+    assert low.test_loss != full.test_loss
+    assert low.test_loss == pytest.approx(full.test_loss, rel=0.01)
+
+
+@dataclass
+class Sequences:
+    tokens: np.ndarray
+    doc_ids: np.ndarray
+
+
+class DocumentCycle(Cycle):
+    """The same tokens, each sequence of two documents."""
+
+    def _two(self, tokens: np.ndarray) -> Sequences:
+        half = np.arange(tokens.shape[1] - 1) >= 3
+        return Sequences(tokens, np.broadcast_to(half, tokens[:, :-1].shape).astype(np.int32))
+
+    def batch_with_documents(
+        self, step: int, *, seed: int, batch_size: int, seq_len: int
+    ) -> Sequences:
+        return self._two(self.batch(step, seed=seed, batch_size=batch_size, seq_len=seq_len))
+
+    def eval_batches_with_documents(
+        self, split: str, *, num_tokens: int, batch_size: int, seq_len: int
+    ):
+        return map(
+            self._two,
+            self.eval_batches(split, num_tokens=num_tokens, batch_size=batch_size, seq_len=seq_len),
+        )
+
+
+def test_batches_that_know_their_documents_are_trained_on_and_judged_within_them() -> None:
+    assert isinstance(DocumentCycle(), DocumentBatches)
+    assert not isinstance(Cycle(), DocumentBatches)
+    config = run_config(num_tokens=4 * 8)
+    config = dataclasses.replace(
+        config, schedule=ScheduleConfig(warmup_steps=0, decay_steps=0), num_evals=1
+    )
+    model, start = Llama(MODEL, seed=0), Llama(MODEL, seed=0)
+    result = train(
+        config, model, torch.optim.SGD(model.parameters(), lr=0.1), DocumentCycle(), device=CPU
+    )
+    found = DocumentCycle().batch_with_documents(0, seed=0, batch_size=4, seq_len=8)
+    tokens, doc_ids = torch.from_numpy(found.tokens), torch.from_numpy(found.doc_ids)
+    within, across = start.loss(tokens, doc_ids).item(), start.loss(tokens).item()
+    assert result.train_curve == [(1, within)] != [(1, across)]
+    judged = evaluate(model, DocumentCycle(), config, "validation", device=CPU)
+    assert result.val_loss == judged != evaluate(model, Cycle(), config, "validation", device=CPU)

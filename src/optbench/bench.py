@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from optbench.accumulation import Accumulation
 from optbench.config import RunConfig
+from optbench.micro_batches import Batch
 from optbench.model import Llama
 from optbench.run import build_optimizer, default_device, optimizer_state_bytes
 from optbench.trainer import clipped_parameters, update
@@ -84,10 +86,13 @@ class TimedTraining:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self._device = default_device()
-        self._model = Llama(config.model, seed=0).to(self._device)
+        model = Llama(config.model, seed=0, precision=config.precision)
+        self._model = model.to(self._device)
+        self._accumulation = Accumulation(self._model)
         self._optimizer = build_optimizer(config, self._model)
         shape = (config.batch_size, config.model.seq_len + 1)
-        self._tokens = torch.randint(0, config.model.vocab_size, shape, device=self._device)
+        tokens = torch.randint(0, config.model.vocab_size, shape, device=self._device)
+        self._batch = Batch(tokens)
 
     @property
     def state_bytes_per_param(self) -> float:
@@ -112,13 +117,13 @@ class TimedTraining:
     def step(self) -> StepTimes:
         """One training step, forward to update."""
         started = time.perf_counter()
-        self._model.loss(self._tokens).backward()
+        self._accumulation.leave_gradients(self._batch)
         if self.config.clip_norm > 0:
             parameters = clipped_parameters(self._model, self.config.clip_scope)
             torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         _synchronize(self._device)
         before_update = time.perf_counter()
-        update(self._optimizer, self._model, self._tokens, noise_seed=0)
+        update(self._optimizer, self._accumulation, self._batch, noise_seed=0)
         _synchronize(self._device)
         ended = time.perf_counter()
         return StepTimes(ended - started, ended - before_update)
@@ -128,7 +133,7 @@ class TimedTraining:
         """Seconds of evaluating one token."""
         started = time.perf_counter()
         for _ in range(EVAL_BATCHES):
-            self._model.loss(self._tokens)
+            self._model.loss(self._batch.tokens)
         _synchronize(self._device)
         evaluated = EVAL_BATCHES * self.config.batch_size * self.config.model.seq_len
         return (time.perf_counter() - started) / evaluated

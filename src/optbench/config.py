@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from optbench.schedule import DECAY_SHAPES, DecayShape
 from optbench.space import Value, did_you_mean
@@ -30,6 +30,8 @@ class Role(enum.StrEnum):
     NORM = "norm"  # gains and other vectors
 
 
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ClipScope: TypeAlias = Literal["all", "no_matrices", "norms"]
 CLIPPED_ROLES: Mapping[ClipScope, frozenset[Role]] = MappingProxyType(
     {
@@ -177,6 +179,8 @@ class RunConfig:
         clip_norm: limit of the common gradient norm; 0 switches clipping off.
         clip_scope: the parameters over which that norm is taken and which are scaled by it; the
             others are left as they are.
+        precision: of the model's products; weights, gradients, norms, loss and everything that the
+            optimizer keeps are float32 in either case.
         seed: of the initialisation and of the data order.
         eval_tokens: tokens of the validation split on which the run is judged.
         test_tokens: tokens of the test split, read once at the end.
@@ -191,6 +195,7 @@ class RunConfig:
     batch_size: int
     clip_norm: float = 1.0
     clip_scope: ClipScope = "all"
+    precision: Precision = "float32"
     seed: int = 0
     eval_tokens: int = 65_536
     test_tokens: int = 262_144
@@ -224,12 +229,14 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON.
 
-        ``clip_scope`` came later than the first published records: it is left out where it has its
-        default, so that a run keeps its identity.
+        Settings that came later than the first published records are left out where they have
+        their default, so that a run keeps its identity.
         """
         plain = dataclasses.asdict(self)
         if self.clip_scope == "all":
             del plain["clip_scope"]
+        if self.precision == "float32":
+            del plain["precision"]
         return plain
 
     @classmethod
@@ -258,6 +265,8 @@ class RunConfig:
             found.append(f"clip_norm must be finite and not negative, but got {self.clip_norm}.")
         if self.clip_scope not in CLIPPED_ROLES:
             found.append(did_you_mean(str(self.clip_scope), CLIPPED_ROLES, what="clip scope"))
+        if self.precision not in PRECISIONS:
+            found.append(did_you_mean(str(self.precision), PRECISIONS, what="precision"))
         if self.batch_size >= 1 and _is_positive_whole(self.model.seq_len):
             if self.num_steps < 1:
                 found.append(

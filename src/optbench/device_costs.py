@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
+import math
 from dataclasses import dataclass
 
 import torch
 
 from optbench.config import ModelConfig, RunConfig
 from optbench.devices import Device
+from optbench.memory import (
+    USABLE,
+    StepMemory,
+    alike_parameters,
+    state_bytes,
+    state_bytes_of,
+    step_memory,
+)
 from optbench.model import Llama
 from optbench.optimizers.base import BaseOptimizer
-from optbench.optimizers.buckets import Group
 from optbench.optimizers.work import Work
 from optbench.run import build_optimizer
 
 # Share of the float32 peak that QR and triangular solves of sides of some hundreds reach: they are
 # chains of small products. An assumption, not a measurement.
 FACTOR_USE = 0.01
+FLOAT_BYTES = 4
 FORWARD_SHARE = 1 / 3  # of the FLOPs of forward and backward pass
 
 
@@ -49,7 +57,7 @@ def run_cost(config: RunConfig, device: Device, mfu: float) -> RunCost:
     what it keeps is read and written once per step at the full rate of the memory.
     """
     optimizer = build_optimizer(config, meta_model(config.model))
-    parameters = _parameters(optimizer)
+    parameters = alike_parameters(optimizer)
     num_steps = config.num_steps
     work = sum(
         (
@@ -75,12 +83,51 @@ def run_cost(config: RunConfig, device: Device, mfu: float) -> RunCost:
 def step_bytes(optimizer: BaseOptimizer) -> int:
     """Bytes that an update moves at least: parameter and state read and written, gradient read."""
     total = 0
-    for group, shape, count in _parameters(optimizer):
-        like = torch.empty((1, *shape), device="meta")
-        state = optimizer.rule_of(group).init_state(like, group)
-        kept = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-        total += count * (3 * like.numel() * like.element_size() + 2 * kept)
+    for group, shape, count in alike_parameters(optimizer):
+        numbers = math.prod(shape)
+        total += count * (3 * FLOAT_BYTES * numbers + 2 * state_bytes_of(optimizer, group, shape))
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRow:
+    """Memory of one optimizer's steps at one size, on one device.
+
+    Args:
+        batch_size: sequences in a step.
+        plain: bytes as the blocks keep their activations.
+        plain_micro_batch: sequences at a time that fit; 0 if none do.
+        checkpointed: bytes where activations are computed again.
+        checkpointed_micro_batch: sequences at a time that fit then.
+    """
+
+    size: str
+    optimizer: str
+    batch_size: int
+    plain: StepMemory
+    plain_micro_batch: int
+    checkpointed: StepMemory
+    checkpointed_micro_batch: int
+
+
+def memory_row(config: RunConfig, size: str, device: Device) -> MemoryRow:
+    """What the steps of a run take of a device's memory, and how large a micro-batch fits."""
+    kept = state_bytes(build_optimizer(config, meta_model(config.model)))
+    budget = int(USABLE * device.memory_bytes)
+    plain, checkpointed = (
+        step_memory(config.model, config.precision, checkpointing=again, state_bytes=kept)
+        for again in (False, True)
+    )
+    batch_size = config.batch_size
+    return MemoryRow(
+        size=size,
+        optimizer=config.optimizer.name,
+        batch_size=batch_size,
+        plain=plain,
+        plain_micro_batch=plain.micro_batch(batch_size, budget),
+        checkpointed=checkpointed,
+        checkpointed_micro_batch=checkpointed.micro_batch(batch_size, budget),
+    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -88,12 +135,3 @@ def meta_model(config: ModelConfig) -> Llama:
     """A model that has shapes and no memory."""
     with torch.device("meta"):
         return Llama(config, seed=0)
-
-
-def _parameters(optimizer: BaseOptimizer) -> list[tuple[Group, tuple[int, ...], int]]:
-    """Group, shape and number of the parameters that are alike."""
-    return [
-        (group, shape, count)
-        for group in optimizer.param_groups
-        for shape, count in Counter(tuple(p.shape) for p in group["params"]).items()
-    ]

@@ -7,6 +7,10 @@ parameters; which optimizer group a role belongs to is not decided here.
 Initialisation (the study's): every linear weight from a normal of standard deviation 1/√fan_in cut
 at three deviations, the token embedding likewise with 1/d, norm gains one.
 
+In precision "bfloat16" the products of blocks and head take bfloat16 inputs, each weight rounded
+where it is used; weights, norms, the residual stream and the loss are float32. That is what
+torch.autocast does, written out, with each input of several products rounded once.
+
 Shapes in this file: B sequences, S positions, H heads, K = head size, D = ``d_model``,
 F = ``d_ff``, V = ``vocab_size``.
 """
@@ -17,9 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
-from optbench.config import ModelConfig, Role
-from optbench.cross_entropy import CHUNK, head_cross_entropy
+from optbench.config import ModelConfig, Precision, Role
+from optbench.cross_entropy import chunk_size, head_cross_entropy
+from optbench.document_attention import Mask, attend, document_mask, pair_mask
 
 
 def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) -> None:
@@ -27,16 +33,33 @@ def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) ->
     nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std, generator=generator)
 
 
-class RMSNorm(nn.Module):
-    """x ↦ gain · x / √(mean(x²) + 1e-5) over the last axis."""
+class Linear(nn.Linear):
+    """x ↦ weight · x in the dtype of x."""
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__(fan_in, fan_out, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Transform each position of ``input`` (…, fan_in)."""
+        return F.linear(input, self.weight.to(input.dtype))
+
+
+class RMSNorm(nn.Module):
+    """x ↦ gain · x / √(mean(x²) + 1e-5) over the last axis.
+
+    Args:
+        dtype: what the result is rounded to; None leaves it as it is.
+    """
+
+    def __init__(self, d_model: int, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(d_model))
+        self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape (…, D)."""
-        return F.rms_norm(x, (x.shape[-1],), self.gain, 1e-5)
+        normalised = F.rms_norm(x, (x.shape[-1],), self.gain, 1e-5)
+        return normalised if self.dtype is None else normalised.to(self.dtype)
 
 
 class RotaryPositions(nn.Module):
@@ -54,10 +77,10 @@ class RotaryPositions(nn.Module):
         self.register_buffer("sin", angle.sin().float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rotate ``x`` of shape (B, H, S, K)."""
+        """Rotate ``x`` of shape (B, H, S, K); lower precisions are rounded once, at the end."""
         seq_len, half = x.shape[-2], x.shape[-1] // 2
         rotated = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-        return x * self.cos[:seq_len].to(x.dtype) + rotated * self.sin[:seq_len].to(x.dtype)
+        return (x * self.cos[:seq_len] + rotated * self.sin[:seq_len]).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -67,18 +90,18 @@ class Attention(nn.Module):
         super().__init__()
         d = config.d_model
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
-        self.q_proj = nn.Linear(d, d, bias=False)
-        self.k_proj = nn.Linear(d, d, bias=False)
-        self.v_proj = nn.Linear(d, d, bias=False)
-        self.o_proj = nn.Linear(d, d, bias=False)
+        self.q_proj = Linear(d, d)
+        self.k_proj = Linear(d, d)
+        self.v_proj = Linear(d, d)
+        self.o_proj = Linear(d, d)
 
-    def forward(self, x: Tensor, rotary: RotaryPositions) -> Tensor:
+    def forward(self, x: Tensor, rotary: RotaryPositions, mask: Mask | None) -> Tensor:
         """Mix positions of ``x`` (B, S, D)."""
         split = (*x.shape[:-1], self.num_heads, self.head_dim)
         q, k, v = (
             proj(x).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = F.scaled_dot_product_attention(rotary(q), rotary(k), v, is_causal=True)
+        mixed = attend(rotary(q), rotary(k), v, mask)
         return self.o_proj(mixed.transpose(1, 2).reshape(x.shape))
 
 
@@ -87,9 +110,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.gate_proj = Linear(config.d_model, config.d_ff)
+        self.up_proj = Linear(config.d_model, config.d_ff)
+        self.down_proj = Linear(config.d_ff, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position of ``x`` (B, S, D)."""
@@ -99,36 +122,56 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention, then pre-norm SwiGLU, each added to the residual stream."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.d_model)
+        self.attention_norm = RMSNorm(config.d_model, dtype)
         self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.d_model)
+        self.mlp_norm = RMSNorm(config.d_model, dtype)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Tensor, rotary: RotaryPositions) -> Tensor:
+    def forward(self, x: Tensor, rotary: RotaryPositions, mask: Mask | None) -> Tensor:
         """One layer on ``x`` (B, S, D)."""
-        x = x + self.attention(self.attention_norm(x), rotary)
+        x = x + self.attention(self.attention_norm(x), rotary, mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Llama(nn.Module):
     """A decoder-only transformer that returns its mean next-token loss.
 
+    Where documents are given, attention stays within them (see
+    :mod:`optbench.document_attention`); every next token is predicted all the same.
+
     Args:
         config: sizes, already validated.
         seed: seed of the initialisation; the same seed gives the same weights for every optimizer.
+        precision: of the products.
+        checkpointing: keep of each block only its input for the backward pass, which computes the
+            rest again: the same numbers for a third more work.
     """
 
-    def __init__(self, config: ModelConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        seed: int,
+        precision: Precision = "float32",
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = checkpointing
+        dtype = torch.bfloat16 if precision == "bfloat16" else None
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.rotary = RotaryPositions(config.head_dim, config.seq_len, config.rope_theta)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.final_norm = RMSNorm(config.d_model)
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.blocks = nn.ModuleList(Block(config, dtype) for _ in range(config.num_layers))
+        self.final_norm = RMSNorm(config.d_model, dtype)
+        self.head = Linear(config.d_model, config.vocab_size)
         self._initialise(seed)
+
+    def compile_blocks(self) -> None:
+        """Fuse each block by torch.compile; all blocks share what is compiled at the first step."""
+        for block in self.blocks:
+            block.compile()
 
     def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -137,41 +180,59 @@ class Llama(nn.Module):
             if isinstance(module, nn.Linear):
                 truncated_normal_(module.weight, module.in_features**-0.5, generator)
 
-    def hidden_states(self, tokens: Tensor) -> Tensor:
+    def hidden_states(self, tokens: Tensor, doc_ids: Tensor | None = None) -> Tensor:
         """Normalised final states (B, S, D) after each of ``tokens`` (B, S)."""
+        return self._hidden_states(tokens, None if doc_ids is None else document_mask(doc_ids))
+
+    def _hidden_states(self, tokens: Tensor, mask: Mask | None) -> Tensor:
         x = self.embedding(tokens)
+        recompute = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, self.rotary)
+            if recompute:
+                # No block draws random numbers, so none are set aside.
+                x = checkpoint(
+                    block, x, self.rotary, mask, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = block(x, self.rotary, mask)
         return self.final_norm(x)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, doc_ids: Tensor | None = None) -> Tensor:
         """Logits (B, S, V) after each of ``tokens`` (B, S)."""
-        return self.head(self.hidden_states(tokens))
+        return self.head(self.hidden_states(tokens, doc_ids))
 
-    def loss(self, tokens: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of predicting each of ``tokens`` (B, S + 1) from its past."""
-        hidden = self.hidden_states(tokens[:, :-1]).flatten(0, 1)
+    def loss(self, tokens: Tensor, doc_ids: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats of predicting each of ``tokens`` (B, S + 1) from its past.
+
+        Args:
+            doc_ids: (B, S) integers, which document each input token belongs to.
+        """
+        hidden = self.hidden_states(tokens[:, :-1], doc_ids).flatten(0, 1)
         return head_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten())
 
-    def sampled_label_loss(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    def sampled_label_loss(
+        self, tokens: Tensor, generator: torch.Generator, doc_ids: Tensor | None = None
+    ) -> Tensor:
         """As :meth:`loss`, with targets drawn from the model's own predictions.
 
         The squared gradient of this loss estimates the diagonal of the Gauss–Newton matrix.
         """
-        hidden = self.hidden_states(tokens[:, :-1]).flatten(0, 1)
+        hidden = self.hidden_states(tokens[:, :-1], doc_ids).flatten(0, 1)
         with torch.no_grad():
             labels = torch.cat(
                 [
                     torch.multinomial(self.head(piece).float().softmax(-1), 1, generator=generator)
-                    for piece in hidden.split(CHUNK)
+                    for piece in hidden.split(chunk_size(hidden.device.type))
                 ]
             )
         return head_cross_entropy(hidden, self.head.weight, labels.flatten())
 
-    def twice_differentiable_loss(self, tokens: Tensor) -> Tensor:
+    def twice_differentiable_loss(self, tokens: Tensor, doc_ids: Tensor | None = None) -> Tensor:
         """As :meth:`loss`, by operations with second derivatives: slower, and stores logits."""
-        with sdpa_kernel(SDPBackend.MATH):
-            logits = self(tokens[:, :-1])
+        mask = None if doc_ids is None else pair_mask(doc_ids)
+        # Compiled blocks have first derivatives alone.
+        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+            logits = self.head(self._hidden_states(tokens[:, :-1], mask))
         return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
     def heads(self) -> dict[str, int]:

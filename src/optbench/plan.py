@@ -22,8 +22,8 @@ from optbench.bench import (
     measure_step,
 )
 from optbench.config import ConfigError, RunConfig
-from optbench.device_costs import run_cost
-from optbench.devices import DEVICES, Rental
+from optbench.device_costs import MemoryRow, memory_row, run_cost
+from optbench.devices import DEVICES, Device, Rental
 from optbench.executors import Executor
 from optbench.planned_runs import PlannedRuns
 
@@ -86,11 +86,13 @@ class Plan:
         rows: by phase, optimizer and cell, in the study's order.
         workers: runs at a time.
         rental: the device that was planned for; None where step times were measured here.
+        memory: of that device, by size and optimizer.
     """
 
     rows: tuple[PlanRow, ...]
     workers: int
     rental: Rental | None = None
+    memory: tuple[MemoryRow, ...] = ()
 
     @property
     def total(self) -> PlanRow:
@@ -139,6 +141,7 @@ class Plan:
             "seconds_worst": self.seconds_worst,
             "rental": None if self.rental is None else dataclasses.asdict(self.rental),
             "rows": [dataclasses.asdict(row) for row in self.rows],
+            "memory": [dataclasses.asdict(row) for row in self.memory],
         }
 
     def _longest_chain_s(self, device_s: Callable[[PlanRow], float]) -> float:
@@ -184,7 +187,16 @@ def make_plan(planned: Sequence[PlannedRuns], executor: Executor) -> Plan:
 
 def plan_for(planned: Sequence[PlannedRuns], rental: Rental) -> Plan:
     """Add everything up at the step times that a device's figures give."""
-    return Plan(tuple(_rented_row(p, rental) for p in planned), rental.count, rental)
+    rows = tuple(_rented_row(p, rental) for p in planned)
+    memory = tuple(_memory_rows(planned, rental.device))
+    return Plan(rows, rental.count, rental, memory)
+
+
+def _memory_rows(planned: Sequence[PlannedRuns], device: Device) -> list[MemoryRow]:
+    """By size, the smallest first, and optimizer."""
+    examples = {(p.cell.size, p.optimizer): p.example for p in planned}
+    rows = [memory_row(config, size, device) for (size, _), config in examples.items()]
+    return sorted(rows, key=lambda row: row.plain.weights)
 
 
 def _rented_row(planned: PlannedRuns, rental: Rental) -> PlanRow:

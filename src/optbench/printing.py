@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,7 +13,9 @@ from optbench.store import RunRecord
 
 if TYPE_CHECKING:  # both import torch, which listing records has no need of
     from optbench.bench import OptimizerCost
+    from optbench.device_costs import MemoryRow
     from optbench.devices import Rental
+    from optbench.memory import StepMemory
     from optbench.plan import Plan, PlanRow
     from optbench.study_config import StudyConfig
 
@@ -34,6 +37,8 @@ def print_plan(study: StudyConfig, plan: Plan, console: Console, *, by_cell: boo
         table.add_row(*_plan_cells(row), end_section=is_last)
     table.add_row(*_plan_cells(plan.total))
     console.print(table)
+    if plan.rental is not None:
+        _print_memory(plan.memory, plan.rental, console)
     console.print(_plan_summary(plan), highlight=False)
 
 
@@ -46,6 +51,41 @@ def _plan_title(study: StudyConfig, plan: Plan) -> str:
         f"{rental.device.bf16_flops / 1e12:.0f} TFLOP/s in bfloat16, of which {rental.mfu:.0%} are "
         f"reached"
     )
+
+
+def _print_memory(rows: Sequence[MemoryRow], rental: Rental, console: Console) -> None:
+    """Of each size the optimizers that keep the least and the most."""
+    table = Table(title=_memory_title(rental), title_justify="left")
+    for name in ("size", "optimizer", "weights, gradients, state", "at a time", "recomputing"):
+        left = name in ("size", "optimizer")
+        table.add_column(name, justify="left" if left else "right")
+    for size in dict.fromkeys(row.size for row in rows):
+        by_state = sorted((r for r in rows if r.size == size), key=lambda r: r.plain.state)
+        for row in by_state if len(by_state) == 1 else (by_state[0], by_state[-1]):
+            table.add_row(
+                size,
+                row.optimizer,
+                _gigabytes(row.plain.kept),
+                _fit(row.plain, row.plain_micro_batch, row.batch_size),
+                _fit(row.checkpointed, row.checkpointed_micro_batch, row.batch_size),
+            )
+    console.print(table)
+
+
+def _memory_title(rental: Rental) -> str:
+    gigabytes = rental.device.memory_bytes / 1e9
+    return f"Memory on one {rental.device.name} ({gigabytes:.0f} GB), computed, not measured"
+
+
+def _fit(memory: StepMemory, micro_batch: int, batch_size: int) -> str:
+    """Sequences at a time and the peak, or that not even one fits."""
+    if not micro_batch:
+        return f"none: {_gigabytes(memory.peak(1))}"
+    return f"{micro_batch} of {batch_size}: {_gigabytes(memory.peak(micro_batch))}"
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e9:.2g} GB"
 
 
 def _plan_cells(row: PlanRow) -> list[str]:
@@ -193,6 +233,11 @@ def print_record(record: RunRecord, console: Console) -> None:
         f"state        {record.state_bytes:,} bytes",
         f"environment  {', '.join(f'{k} {v}' for k, v in record.environment.items())}",
     ]
+    if config.precision != "float32":
+        lines.insert(3, f"precision    products in {config.precision}, all else in float32")
+    if record.execution:
+        settings = ", ".join(f"{k} {v}" for k, v in record.execution.items() if v)
+        lines.append(f"execution    {settings}")
     if record.error:
         lines.append(f"error        {record.error}")
     console.print("\n".join(lines), highlight=False, markup=False)

@@ -22,8 +22,9 @@ import torch
 
 import optbench
 from optbench.config import ConfigError, RunConfig
-from optbench.data.batches import TokenBatches
-from optbench.data.shards import open_corpus
+from optbench.data.prepared import AnyBatches, batches_of, open_prepared
+from optbench.execution import PLAIN, Execution
+from optbench.memory import fitting_micro_batch
 from optbench.model import Llama
 from optbench.optimizers import optimizer_class
 from optbench.optimizers.base import BaseOptimizer
@@ -36,6 +37,8 @@ def run(
     config: RunConfig,
     corpus_directory: Path,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    weights_path: Path | None = None,
+    execution: Execution = PLAIN,
 ) -> RunRecord:
     """Train one configuration to its end and describe what happened.
 
@@ -43,6 +46,9 @@ def run(
         config: complete and valid.
         corpus_directory: folder of the prepared corpus that ``config.data`` names.
         on_progress: called about fifty times along the run.
+        weights_path: where the final weights are kept (see :mod:`optbench.weights`); a diverged
+            run has none.
+        execution: how the device is used; no part of what the run is.
     """
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
@@ -50,10 +56,20 @@ def run(
     try:
         device = default_device()
         batches = corpus_batches(corpus_directory, config.data.fingerprint)
-        model = Llama(config.model, seed=config.seed).to(device)
+        model = build_model(config, execution).to(device)
         optimizer = build_optimizer(config, model)
-        result = train(config, model, optimizer, batches, device=device, on_progress=on_progress)
+        result = train(
+            config,
+            model,
+            optimizer,
+            batches,
+            device=device,
+            micro_batch_size=fitting_micro_batch(config, execution, optimizer, device),
+            on_progress=on_progress,
+        )
         state_bytes = optimizer_state_bytes(optimizer)
+        if weights_path is not None and result.test_loss is not None:
+            _keep_weights(weights_path, model, corpus_directory, config, result.test_loss)
     except Exception:
         error = traceback.format_exc()
     status: Status = "failed" if error else "diverged" if result.reason else "completed"
@@ -74,7 +90,36 @@ def run(
         started_at=started_at,
         environment=environment(),
         error=error or result.reason,
+        execution=execution.record(result.micro_batch_size),
     )
+
+
+def _keep_weights(
+    path: Path, model: Llama, corpus_directory: Path, config: RunConfig, test_loss: float
+) -> None:
+    from optbench.weights import save_weights  # most runs keep nothing
+
+    save_weights(
+        path,
+        model,
+        open_prepared(corpus_directory),
+        run_id=config.run_id,
+        test_loss=test_loss,
+        code=environment(),
+    )
+
+
+def build_model(config: RunConfig, execution: Execution) -> Llama:
+    """The untrained model of ``config``."""
+    model = Llama(
+        config.model,
+        seed=config.seed,
+        precision=config.precision,
+        checkpointing=execution.checkpointing,
+    )
+    if execution.compiled:
+        model.compile_blocks()
+    return model
 
 
 def build_optimizer(config: RunConfig, model: Llama) -> BaseOptimizer:
@@ -100,22 +145,22 @@ def optimizer_problems(name: str, hyperparameters: dict[str, Any]) -> list[str]:
 
 
 @functools.lru_cache(maxsize=4)
-def corpus_batches(directory: Path, fingerprint: str) -> TokenBatches:
+def corpus_batches(directory: Path, fingerprint: str) -> AnyBatches:
     """The batches of a prepared corpus, opened once per process.
 
     Raises:
         ConfigError: the corpus on this disk is not the one that the configuration names.
     """
-    corpus = open_corpus(directory)
+    corpus = open_prepared(directory)
     if fingerprint and corpus.manifest.fingerprint != fingerprint:
         raise ConfigError(
             [
                 f"The corpus in {directory} has fingerprint {corpus.manifest.fingerprint}, but the "
-                f"run was configured for {fingerprint}: its text comes from installed packages and "
-                f"has changed with them. Start a new study folder with --out."
+                f"run was configured for {fingerprint}: its text has changed, for nano with the "
+                f"installed packages that it comes from. Start a new study folder with --out."
             ]
         )
-    return TokenBatches(corpus)
+    return batches_of(corpus)
 
 
 def optimizer_state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -21,9 +21,12 @@ from optbench.analysis.summary import summarise
 from optbench.analysis.units import format_seconds
 from optbench.bench import OptimizerCost, measure_interleaved, measure_optimizer
 from optbench.config import ConfigError, RunConfig
-from optbench.data.corpus import recipe_for
+from optbench.data.corpus import NANO
+from optbench.data.document_shards import MixtureManifest
+from optbench.data.prepared import open_named
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
 from optbench.devices import Rental
+from optbench.execution import PLAIN, Execution
 from optbench.executors import ProcessExecutor
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
@@ -46,7 +49,12 @@ _PLAN_FIELDS = [f.name for f in dataclasses.fields(PlanTotals)]
 
 
 def run_study(
-    config: StudyConfig, out: Path, workers: int, console: Console, budget: Budget
+    config: StudyConfig,
+    out: Path,
+    workers: int,
+    console: Console,
+    budget: Budget,
+    execution: Execution = PLAIN,
 ) -> None:
     """Carry out a study in folder ``out``, or go on with it, then print and write its report.
 
@@ -61,7 +69,7 @@ def run_study(
         study.claim_store()
         try:
             with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-                _train(study, executor, manifest, console, budget)
+                _train(study, executor, manifest, console, budget, execution)
         except KeyboardInterrupt:
             console.print(
                 f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
@@ -81,9 +89,10 @@ def run_study(
 def _train(
     study: Study,
     executor: ProcessExecutor,
-    manifest: Manifest,
+    manifest: Manifest | MixtureManifest,
     console: Console,
     budget: Budget,
+    execution: Execution,
 ) -> None:
     """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
     store, config = study.store, study.config
@@ -105,7 +114,7 @@ def _train(
     observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
     try:
         with observer:
-            job = functools.partial(run, corpus_directory=directory.resolve())
+            job = functools.partial(run, corpus_directory=directory.resolve(), execution=execution)
             study.carry_out(Sweep(store, executor, job, observer, budget))
         _time_winners(study, executor)
     finally:
@@ -191,20 +200,36 @@ def single_run_config(
     return config
 
 
-def train_one(config: RunConfig, directory: Path, console: Console) -> RunRecord:
+def train_one(
+    config: RunConfig,
+    directory: Path,
+    console: Console,
+    *,
+    keep_weights: bool = False,
+    execution: Execution = PLAIN,
+) -> RunRecord:
     """Train one run with a progress bar and keep its record; a run already there is not repeated.
+
+    Args:
+        keep_weights: keep the final weights too. A run that is there without them is trained
+            again for them; its record stays as it is.
+        execution: how the device is used.
 
     Raises:
         ConfigError: the configuration cannot be run.
+        WeightsError: the weights cannot be written where they belong.
     """
     if problems := run_problems(config):
         raise ConfigError(problems)
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
     config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
     with RunStore.open(directory) as store:
+        weights = _place_for_weights(directory, config.run_id) if keep_weights else None
         if known := store.finished(config.run_id):
-            console.print(f"Run {config.run_id} is in {directory} already.", highlight=False)
-            return known
+            lacks_weights = weights is not None and not weights.exists()
+            console.print(_known_run(known, directory, lacks_weights), highlight=False)
+            if not lacks_weights or known.status == "diverged":
+                return known
         use_one_thread()
         corpus = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
         with Progress(
@@ -216,9 +241,42 @@ def train_one(config: RunConfig, directory: Path, console: Console) -> RunRecord
                 description = f"step {at.step} of {at.num_steps}, training loss {at.train_loss:.3f}"
                 bar.update(task, completed=at.step, description=description)
 
-            record = run(config, corpus, show)
-        store.append(record)
+            record = run(config, corpus, show, weights, execution)
+        if known is None:
+            store.append(record)
+        elif record.status == "completed":
+            console.print(_repetition(known, record), highlight=False)
     return record
+
+
+def _place_for_weights(directory: Path, run_id: str) -> Path:
+    """Where they will be, in a folder that is there and can be written to."""
+    from optbench.weights import make_folder, weights_file  # most runs keep nothing
+
+    path = weights_file(directory, run_id)
+    make_folder(path)
+    return path
+
+
+def _known_run(known: RunRecord, directory: Path, lacks_weights: bool) -> str:
+    """What is said of a run that is asked for again."""
+    there = f"Run {known.run_id} is in {directory} already"
+    if not lacks_weights:
+        return f"{there}."
+    if known.status == "diverged":
+        return f"{there}; it diverged, so it has no final weights."
+    return f"{there}, but without its weights: it is trained again for them, its record stays."
+
+
+def _repetition(known: RunRecord, repeated: RunRecord) -> str:
+    """Whether training again gave the same, which only the same software and processor promise."""
+    if known.test_loss == repeated.test_loss:
+        return f"The weights are kept; the test loss is that of the record, {known.test_loss:.4f}."
+    return (
+        f"The weights are kept, but they are not quite those of the record: their test loss is "
+        f"{repeated.test_loss:.6f}, the record's is {known.test_loss:.6f}. Other software or "
+        f"another processor rounds differently."
+    )
 
 
 def bench_optimizers(
@@ -245,10 +303,15 @@ def bench_optimizers(
     return costs
 
 
-def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest:
-    """The manifest of a corpus, prepared first (with a progress bar) if the cache lacks it."""
-    recipe_for(corpus)  # refuses one that cannot be prepared, before anything is promised
+def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest | MixtureManifest:
+    """The manifest of a corpus; nano is prepared first (with a progress bar) if need be.
+
+    Raises:
+        DataError: another corpus is not prepared; only its user knows whether to fetch it now.
+    """
     cache = default_cache_dir()
+    if corpus != NANO:
+        return open_named(corpus, vocab_size, cache).manifest
     if corpus_dir(corpus, vocab_size, cache).exists():
         return prepare(corpus, vocab_size, cache, lambda _what, _share: None)
     console.print(f"Preparing the {corpus} corpus in {cache} (once, under a minute).")

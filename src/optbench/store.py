@@ -5,6 +5,8 @@ A store is a directory::
     runs.jsonl      one RunRecord per line, written once, when the run has ended
     journal.jsonl   what the study said and decided, in order: plan, sessions, tunings
     study.toml      the study file as it was read
+    evaluations.jsonl  scores of runs on downstream tasks, where any were evaluated
+    weights         final weights of runs, where any were kept
     lock            who is writing; held by the operating system, released when the writer dies
 
 A line is appended in one write and flushed to the disk before the run counts as finished. A last
@@ -55,6 +57,8 @@ class RunRecord:
         wall_s: from the start of the run to its end, evaluation included.
         environment: versions, device, threads, code commit and dirty flag.
         error: the traceback of a failed run, or the reason of a divergence.
+        execution: how the run was carried out, which changes no result but by rounding (see
+            :class:`~optbench.execution.Execution`); empty where it was not recorded yet.
     """
 
     run_id: str
@@ -73,6 +77,7 @@ class RunRecord:
     started_at: str
     environment: dict[str, Any]
     error: str = ""
+    execution: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     @property
@@ -104,7 +109,7 @@ class RunRecord:
                 f"{SCHEMA_VERSION}. Install a newer optbench to read it."
             )
         names = {f.name for f in dataclasses.fields(cls)}
-        if missing := sorted(names - raw.keys() - {"error"}):
+        if missing := sorted(names - raw.keys() - {"error", "execution"}):
             raise StoreError(f"This record lacks the fields {missing}.")
         values = {name: raw[name] for name in names & raw.keys()}
         for curve in ("train_curve", "val_curve"):
@@ -254,6 +259,16 @@ def _set_torn_line_aside(path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(end)
         os.fsync(file.fileno())
+
+
+def append_entry(path: Path, entry: Mapping[str, Any]) -> None:
+    """Append an entry to a file beside the records; a line torn by a crash is set aside first.
+
+    Raises:
+        StoreError: the disk refuses it.
+    """
+    _set_torn_line_aside(path)
+    _append_line(path, json.dumps(entry, separators=(",", ":"), allow_nan=False))
 
 
 def _append_line(path: Path, line: str) -> None:

@@ -11,6 +11,7 @@ from optbench.config import (
     ConfigError,
     DataConfig,
     OptimizerConfig,
+    Precision,
     RunConfig,
     ScheduleConfig,
 )
@@ -51,6 +52,7 @@ class RunSettings:
     batch_size: int
     clip_norm: float = 1.0
     clip_scope: ClipScope = "all"
+    precision: Precision = "float32"
     warmup_frac: float = 0.1
     warmup_steps: int = 0
     decay_frac: float = 0.9
@@ -212,6 +214,7 @@ class StudyConfig:
             test_tokens=settings.test_tokens,
             num_evals=settings.num_evals,
             clip_scope=settings.clip_scope,
+            precision=settings.precision,
         )
 
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from optbench.accumulation import Accumulation
 from optbench.config import CLIPPED_ROLES, ClipScope, RunConfig
-from optbench.curvature_estimates import give_curvature
+from optbench.micro_batches import Batch
 from optbench.model import Llama
 from optbench.optimizers import CurvatureOptimizer
 from optbench.schedule import lr_factor
@@ -49,6 +50,40 @@ class Batches(Protocol):
         ...
 
 
+class WithDocuments(Protocol):
+    """Sequences whose documents are known.
+
+    ``tokens`` (B, S + 1), and ``doc_ids`` (B, S) of the tokens that are inputs.
+    """
+
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...  # noqa: D102
+    @property
+    def doc_ids(self) -> NDArray[np.integer[Any]]: ...  # noqa: D102
+
+
+@runtime_checkable
+class DocumentBatches(Batches, Protocol):
+    """Batches that know their documents; a model trained on them attends within documents."""
+
+    def batch_with_documents(
+        self, step: int, *, seed: int, batch_size: int, seq_len: int
+    ) -> WithDocuments:
+        """As :meth:`Batches.batch`."""
+        ...
+
+    def eval_batches_with_documents(
+        self,
+        split: Literal["validation", "test"],
+        *,
+        num_tokens: int,
+        batch_size: int,
+        seq_len: int,
+    ) -> Iterable[WithDocuments]:
+        """As :meth:`Batches.eval_batches`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where a run is."""
@@ -63,6 +98,7 @@ class TrainResult:
     """What came of a run; losses in nats per token, times in seconds.
 
     ``reason`` is empty for a run that reached its end, and says why for one that diverged.
+    ``micro_batch_size`` is that of the last step: sequences forward and backward at once.
     """
 
     train_curve: list[tuple[int, float]] = field(default_factory=list)
@@ -72,6 +108,7 @@ class TrainResult:
     steps_taken: int = 0
     step_s: float = 0.0
     optimizer_step_s: float = 0.0
+    micro_batch_size: int = 0
     reason: str = ""
 
 
@@ -82,6 +119,7 @@ def train(
     batches: Batches,
     *,
     device: torch.device,
+    micro_batch_size: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainResult:
     """Train ``model`` for the whole budget, or until it has diverged.
@@ -92,9 +130,12 @@ def train(
     Args:
         config: budget, schedule, clipping and evaluation.
         optimizer: its groups' current learning rates are the peak rates.
+        micro_batch_size: sequences forward and backward at once, as long as they fit; None is a
+            whole batch. It changes no result but by rounding.
         on_progress: called about fifty times along the run.
     """
-    loop = _Loop(config, model, optimizer, batches, device)
+    accumulation = Accumulation(model, micro_batch_size)
+    loop = _Loop(config, model, optimizer, batches, device, accumulation)
     eval_steps = {
         round((i + 1) * config.num_steps / config.num_evals) for i in range(config.num_evals)
     }
@@ -120,6 +161,7 @@ class _Loop:
     optimizer: torch.optim.Optimizer
     batches: Batches
     device: torch.device
+    accumulation: Accumulation
     result: TrainResult = field(default_factory=TrainResult)
     _step_times: list[float] = field(default_factory=list)
     _optimizer_times: list[float] = field(default_factory=list)
@@ -137,23 +179,16 @@ class _Loop:
         """One batch, forward to update."""
         config = self.config
         started = time.perf_counter()
-        tokens = self.batches.batch(
-            self.result.steps_taken,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            seq_len=config.model.seq_len,
-        )
-        batch = torch.from_numpy(tokens).to(self.device)
-        loss = self.model.loss(batch)
-        loss.backward()
+        batch = _train_batch(self.batches, config, self.result.steps_taken, self.device)
+        loss = self.accumulation.leave_gradients(batch)
         if config.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self._clipped, config.clip_norm)
         before_update = time.perf_counter()
-        update(self.optimizer, self.model, batch, noise_seed=self._noise_seed())
+        update(self.optimizer, self.accumulation, batch, noise_seed=self._noise_seed())
         self._optimizer_times.append(time.perf_counter() - before_update)
         self._schedule.step()
         self._step_times.append(time.perf_counter() - started)
-        self._recent_losses.append(loss.detach())
+        self._recent_losses.append(loss)
         self.result.steps_taken += 1
 
     def _noise_seed(self) -> int:
@@ -172,7 +207,7 @@ class _Loop:
 
     def note_val_loss(self) -> None:
         """The loss on the validation split."""
-        val_loss = evaluate(self.model, self.batches, self.config, "validation", device=self.device)
+        val_loss = self._evaluate("validation")
         if math.isfinite(val_loss):
             self.result.val_curve.append((self.result.steps_taken, val_loss))
         else:
@@ -187,11 +222,21 @@ class _Loop:
         result = self.result
         result.step_s = statistics.median(self._step_times)
         result.optimizer_step_s = statistics.median(self._optimizer_times)
+        result.micro_batch_size = self.accumulation.size or self.config.batch_size
         if not result.reason:
             result.val_loss = result.val_curve[-1][1]
-            test_loss = evaluate(self.model, self.batches, self.config, "test", device=self.device)
-            result.test_loss = test_loss
+            result.test_loss = self._evaluate("test")
         return result
+
+    def _evaluate(self, split: Literal["validation", "test"]) -> float:
+        return evaluate(
+            self.model,
+            self.batches,
+            self.config,
+            split,
+            device=self.device,
+            micro_batch_size=self.accumulation.size,
+        )
 
 
 def clipped_parameters(model: Llama, scope: ClipScope) -> list[torch.nn.Parameter]:
@@ -202,19 +247,19 @@ def clipped_parameters(model: Llama, scope: ClipScope) -> list[torch.nn.Paramete
 
 
 def update(
-    optimizer: torch.optim.Optimizer, model: Llama, tokens: Tensor, *, noise_seed: int
+    optimizer: torch.optim.Optimizer, accumulation: Accumulation, batch: Batch, *, noise_seed: int
 ) -> None:
     """Step the optimizer on the gradients that are there, clear them, and give what it asks for.
 
     Args:
-        tokens: (B, S + 1), the batch of the gradients; a curvature estimate is made on it.
+        accumulation: of the model that the optimizer steps.
+        batch: that of the gradients; a curvature estimate is made on it.
         noise_seed: of the randomness in such an estimate.
     """
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if isinstance(optimizer, CurvatureOptimizer) and optimizer.curvature_due():
-        generator = torch.Generator(tokens.device).manual_seed(noise_seed)
-        give_curvature(optimizer, model, tokens, generator)
+        accumulation.give_curvature(optimizer, batch, noise_seed=noise_seed)
 
 
 @torch.no_grad()
@@ -225,22 +270,49 @@ def evaluate(
     split: Literal["validation", "test"],
     *,
     device: torch.device,
+    micro_batch_size: int | None = None,
 ) -> float:
     """Mean loss in nats per token over the fixed tokens of a split."""
-    num_tokens = config.eval_tokens if split == "validation" else config.test_tokens
     total, count = 0.0, 0
     model.eval()
-    for tokens in batches.eval_batches(
-        split,
-        num_tokens=num_tokens,
-        batch_size=config.batch_size,
-        seq_len=config.model.seq_len,
-    ):
-        predicted = tokens.shape[0] * (tokens.shape[1] - 1)
-        total += float(model.loss(torch.from_numpy(tokens).to(device))) * predicted
-        count += predicted
+    for whole in _eval_batches(batches, config, split, device):
+        for batch, _ in whole.split(micro_batch_size):
+            total += float(model.loss(batch.tokens, batch.doc_ids)) * batch.predictions
+            count += batch.predictions
     model.train()
     return total / count
+
+
+def _train_batch(batches: Batches, config: RunConfig, step: int, device: torch.device) -> Batch:
+    read = batches.batch_with_documents if isinstance(batches, DocumentBatches) else batches.batch
+    return _on_device(
+        read(step, seed=config.seed, batch_size=config.batch_size, seq_len=config.model.seq_len),
+        device,
+    )
+
+
+def _eval_batches(
+    batches: Batches,
+    config: RunConfig,
+    split: Literal["validation", "test"],
+    device: torch.device,
+) -> Iterator[Batch]:
+    with_documents = isinstance(batches, DocumentBatches)
+    read = batches.eval_batches_with_documents if with_documents else batches.eval_batches
+    found = read(
+        split,
+        num_tokens=config.eval_tokens if split == "validation" else config.test_tokens,
+        batch_size=config.batch_size,
+        seq_len=config.model.seq_len,
+    )
+    return (_on_device(sequences, device) for sequences in found)
+
+
+def _on_device(sequences: NDArray[np.int64] | WithDocuments, device: torch.device) -> Batch:
+    if isinstance(sequences, np.ndarray):
+        return Batch(torch.from_numpy(sequences).to(device))
+    tokens, doc_ids = torch.from_numpy(sequences.tokens), torch.from_numpy(sequences.doc_ids)
+    return Batch(tokens.to(device), doc_ids.to(device))
 
 
 def _factor(config: RunConfig, step: int) -> float:

@@ -52,3 +52,13 @@ def test_half_a_device_is_refused(words: list[str], message: str) -> None:
     done = plan("nano", *words)
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_memory_is_told_by_size_and_what_does_not_fit_is_said() -> None:
+    told = plan("paper", "--device", "rtx4090").stdout
+    assert "Memory on one rtx4090 (24 GB), computed, not measured" in told
+    least, most = (line for line in told.splitlines() if "│ 1.2b" in line)
+    assert "soap" in most
+    assert "soap" not in least
+    assert most.count("none: ") == 2
+    assert " of 128: " in next(line for line in told.splitlines() if "│ 130m" in line)

@@ -35,13 +35,6 @@ def test_unknown_corpus_is_refused_with_the_choices() -> None:
         recipe_for("pile")
 
 
-def test_a_corpus_that_cannot_be_prepared_yet_says_so_and_what_can_be_done() -> None:
-    with pytest.raises(
-        DataError, match=r"'dclm-mix' \(.*\) cannot be prepared yet: .*`optbench plan`"
-    ):
-        recipe_for("dclm-mix")
-
-
 def test_nano_mixes_prose_code_and_maths_two_to_two_to_one() -> None:
     weights = [(source.name, source.weight) for source in recipe_for("nano").sources]
     assert weights == [("prose", 2), ("code", 2), ("maths", 1)]

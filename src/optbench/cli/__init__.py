@@ -9,6 +9,8 @@ from __future__ import annotations
 import click
 
 from optbench import __version__
+from optbench.cli.data_verbs import data
+from optbench.cli.model_verbs import evaluate, export
 from optbench.cli.paper_verbs import compare_to_paper, paper
 from optbench.cli.recommend_verbs import recommend
 from optbench.cli.run_verbs import bench, show, train
@@ -33,5 +35,19 @@ def main() -> None:
     """How much faster is an optimizer really than a well-tuned AdamW, with error bars?"""
 
 
-for _verb in (run, plan, train, bench, show, report, explain, recommend, paper, compare_to_paper):
+for _verb in (
+    run,
+    plan,
+    train,
+    bench,
+    show,
+    report,
+    explain,
+    recommend,
+    paper,
+    compare_to_paper,
+    export,
+    evaluate,
+    data,
+):
     main.add_command(_verb)

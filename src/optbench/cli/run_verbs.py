@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -9,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from optbench.cli.verbs import Failure, console, error_console, reports_errors, store_option
+from optbench.cli.execution_options import execution_options
+from optbench.cli.verbs import (
+    Failure,
+    console,
+    error_console,
+    find_record,
+    reports_errors,
+    store_option,
+)
 
 if TYPE_CHECKING:
-    from optbench.config import RunConfig
+    from optbench.config import Precision, RunConfig
+    from optbench.execution import Execution
     from optbench.store import RunRecord
 
 
@@ -27,8 +37,15 @@ if TYPE_CHECKING:
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, repeatable."
 )
 @click.option("--seed", type=int, default=None, help="Seed of initialisation and data order.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of the model's products.  [default: float32]",
+)
+@click.option("--keep-weights", is_flag=True, help="Keep the final weights, in STORE/weights.")
 @store_option("runs/single")
 @reports_errors
+@execution_options
 def train(
     config_file: Path | None,
     optimizer: str | None,
@@ -36,7 +53,10 @@ def train(
     ratio: float | None,
     settings: tuple[str, ...],
     seed: int | None,
+    precision: Precision | None,
+    keep_weights: bool,
     store: Path,
+    execution: Execution,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
     from optbench.session import single_run_config, train_one
@@ -53,7 +73,9 @@ def train(
             settings=_settings(settings),
             seed=seed or 0,
         )
-    record = train_one(config, store, console())
+    if precision is not None:
+        config = dataclasses.replace(config, precision=precision)
+    record = train_one(config, store, console(), keep_weights=keep_weights, execution=execution)
     from optbench.printing import print_record
 
     print_record(record, console())
@@ -71,8 +93,6 @@ def train(
 @reports_errors
 def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) -> None:
     """What each optimizer costs on this device: time, share of a training step, memory."""
-    import dataclasses
-
     from optbench.session import bench_optimizers
 
     costs = bench_optimizers(size, batch_size, optimizers, error_console())
@@ -102,20 +122,15 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
             raise click.UsageError("--config needs a RUN_ID.")
         _list_records(list(records.values()), form)
         return
-    matches = [record for key, record in records.items() if key.startswith(run_id)]
-    if len(matches) != 1:
-        problem = "No run" if not matches else f"{len(matches)} runs"
-        raise Failure(
-            f"{problem} in {store} with an id starting with '{run_id}'; see `optbench show`."
-        )
+    record = find_record(records, run_id, store)
     if only_config:
-        click.echo(json.dumps(matches[0].config, indent=2))
+        click.echo(json.dumps(record.config, indent=2))
     elif form == "json":
-        click.echo(json.dumps(json.loads(matches[0].to_json()), indent=2))
+        click.echo(json.dumps(json.loads(record.to_json()), indent=2))
     else:
         from optbench.printing import print_record
 
-        print_record(matches[0], console())
+        print_record(record, console())
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from optbench.cli.execution_options import execution_options
 from optbench.cli.plan_options import rental_options
-from optbench.cli.verbs import console, reports_errors, store_option
+from optbench.cli.verbs import available_workers, console, reports_errors, store_option
 
 if TYPE_CHECKING:
     from optbench.devices import Rental
+    from optbench.execution import Execution
     from optbench.study_config import StudyConfig
 
 _study_argument = click.argument("study", default="nano")
@@ -43,6 +43,7 @@ _smoke_option = click.option(
 @click.option("--max-tokens", type=click.FloatRange(1), help="Stop after this many tokens in all.")
 @click.option("--max-core-hours", type=click.FloatRange(0), help="Stop after these hours of runs.")
 @reports_errors
+@execution_options
 def run(
     study: str,
     out: Path | None,
@@ -51,6 +52,7 @@ def run(
     max_runs: int | None,
     max_tokens: float | None,
     max_core_hours: float | None,
+    execution: Execution,
 ) -> None:
     """Tune, compare and report: carry out STUDY (a name or a .toml file).
 
@@ -62,7 +64,9 @@ def run(
 
     budget = Budget(max_runs, max_tokens, max_core_hours)
     config = _read_study(study, smoke)
-    run_study(config, _out(study, out, smoke), _workers(workers), console(), budget)
+    run_study(
+        config, _out(study, out, smoke), available_workers(workers), console(), budget, execution
+    )
 
 
 @click.command()
@@ -80,7 +84,7 @@ def plan(
     from optbench.session import plan_study
 
     config = _read_study(study, smoke)
-    result = plan_study(config, _workers(workers), rental)
+    result = plan_study(config, available_workers(workers), rental)
     if form == "json":
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
@@ -144,13 +148,6 @@ def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         print_explanation(found, console())
-
-
-def _workers(given: int | None) -> int:
-    """As asked for, else the cores that this process may use; macOS knows only their number."""
-    if given is not None:
-        return given
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _read_study(study: str, smoke: bool) -> StudyConfig:

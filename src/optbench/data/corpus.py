@@ -43,10 +43,7 @@ class DataError(UserError):
     """Text or tokens that cannot be used; the message names what, where and the remedy."""
 
 
-# Corpora that studies may name although nothing here reads them yet.
-_WITHOUT_RECIPE = {
-    "dclm-mix": "DCLM-baseline 3.8 : StarCoder 0.25 : ProofPile-2 0.055, Llama-3 tokenizer",
-}
+NANO = "nano"  # the corpus that is prepared without files, network or a word from the user
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +99,15 @@ class Recipe:
 
 
 def recipe_for(corpus: str) -> Recipe:
-    """The recipe of a corpus by name.
+    """The recipe of a corpus that is made from what is installed here.
 
     Raises:
-        DataError: there is no such corpus, or none that can be prepared.
+        DataError: there is no such corpus.
     """
-    if corpus in _WITHOUT_RECIPE:
-        raise DataError(
-            f"The corpus '{corpus}' ({_WITHOUT_RECIPE[corpus]}) cannot be prepared yet: this "
-            f"version has no recipe that reads it. A study that names it can be planned "
-            f"(`optbench plan`) but not run; the corpus 'nano' can be prepared."
-        )
-    if corpus != "nano":
-        raise DataError(did_you_mean(corpus, ["nano"], what="corpus"))
+    if corpus != NANO:
+        raise DataError(did_you_mean(corpus, [NANO], what="corpus"))
     return Recipe(
-        "nano",
+        NANO,
         (
             Source("prose", 2, lambda: take(speeches(), 10 * _MB)),
             Source("code", 2, lambda: _code(12 * _MB)),

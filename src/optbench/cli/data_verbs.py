@@ -1,0 +1,173 @@
+"""Verbs on corpora: data prepare, data show."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from optbench.cli.verbs import available_workers, console, error_console, reports_errors
+
+if TYPE_CHECKING:
+    from optbench.data.corpus import Split
+    from optbench.data.document_shards import MixtureManifest
+    from optbench.data.mixture_recipe import MixtureRecipe
+    from optbench.data.prepared import CorpusSummary
+    from optbench.data.shards import Manifest, OnProgress
+
+NANO_VOCAB_SIZE = 1024
+_cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder of prepared corpora.  [default: $OPTBENCH_CACHE or the user's cache]",
+)
+
+
+@click.group()
+def data() -> None:
+    """Prepare corpora, and list them."""
+
+
+@data.command()
+@click.argument("recipe")
+@click.option("--vocab-size", type=click.IntRange(257), help="Train a tokenizer of this size.")
+@click.option(
+    "--tokenizer", help="llama3, a tokenizer.json, or a tokenizer.model in tiktoken format."
+)
+@click.option("--tokens", type=click.IntRange(1), help="Training tokens in all.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Processes that encode.  [default: the number of cores]",
+)
+@_cache_option
+@reports_errors
+def prepare(
+    recipe: str,
+    vocab_size: int | None,
+    tokenizer: str | None,
+    tokens: int | None,
+    workers: int | None,
+    cache: Path | None,
+) -> None:
+    """Stream, tokenize, shard and check a corpus: RECIPE is nano, dclm-mix or a .toml file.
+
+    Interrupt it at any time; the same command goes on where it stopped. The options stand for the
+    keys of the same name in the recipe.
+    """
+    from optbench.data.preparation import prepare_mixture
+    from optbench.data.recipe_file import find_recipe
+    from optbench.data.shards import default_cache_dir
+
+    folder = cache or default_cache_dir()
+    if recipe == "nano":
+        if tokenizer or tokens:
+            raise click.UsageError("nano takes neither --tokenizer nor --tokens.")
+        _report(_prepare_nano(vocab_size or NANO_VOCAB_SIZE, folder), folder)
+        return
+    chosen = _with_options(find_recipe(recipe), vocab_size, tokenizer, tokens)
+    with _Bar() as on_progress:
+        manifest = prepare_mixture(
+            chosen, folder, workers=available_workers(workers), on_progress=on_progress
+        )
+    _report(manifest, folder)
+
+
+@data.command()
+@_cache_option
+@click.option("--verify", is_flag=True, help="Read every shard and compare its checksum.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@reports_errors
+def show(cache: Path | None, verify: bool, form: str) -> None:
+    """List the prepared corpora: tokens, documents, sources, fingerprint and checks."""
+    from optbench.data.prepared import list_prepared
+    from optbench.data.shards import default_cache_dir
+
+    folder = cache or default_cache_dir()
+    found = list_prepared(folder, verify_checksums=verify)
+    if form == "json":
+        click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2, default=str))
+    elif found:
+        _print_corpora(found, verify)
+    else:
+        click.echo(f"There is no prepared corpus in {folder}.")
+
+
+def _with_options(
+    recipe: MixtureRecipe, vocab_size: int | None, tokenizer: str | None, tokens: int | None
+) -> MixtureRecipe:
+    if vocab_size and tokenizer:
+        raise click.UsageError("Give either --vocab-size or --tokenizer, and not both.")
+    if tokenizer:
+        # Paths on the command line start where the user is, those of a recipe at its file.
+        known = tokenizer if tokenizer == "llama3" else str(Path(tokenizer).resolve())
+        recipe = dataclasses.replace(recipe, tokenizer=known, vocab_size=0)
+    if vocab_size:
+        recipe = dataclasses.replace(recipe, tokenizer="", vocab_size=vocab_size)
+    return dataclasses.replace(recipe, tokens=tokens) if tokens else recipe
+
+
+def _prepare_nano(vocab_size: int, cache: Path) -> Manifest:
+    from optbench.data.shards import prepare as prepare_nano
+
+    with _Bar() as on_progress:
+        return prepare_nano("nano", vocab_size, cache, on_progress)
+
+
+def _report(manifest: Manifest | MixtureManifest, cache: Path) -> None:
+    tokens = manifest.num_tokens("train") / 1e6
+    click.echo(
+        f"{manifest.corpus}: {tokens:.1f}M training tokens, vocabulary {manifest.vocab_size}, "
+        f"fingerprint {manifest.fingerprint}, in {cache}."
+    )
+
+
+def _print_corpora(found: list[CorpusSummary], verified: bool) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for name in ("corpus", "vocabulary", "tokens", "documents", "sources", "fingerprint", "checks"):
+        right = name in ("vocabulary", "tokens", "documents")
+        table.add_column(name, justify="right" if right else "left")
+    for one in found:
+        table.add_row(
+            one.name,
+            str(one.vocab_size or ""),
+            _by_split(one.tokens),
+            _by_split(one.documents),
+            " : ".join(f"{name} {weight}" for name, weight in one.sources),
+            one.fingerprint,
+            ("checksums ok" if verified else "sizes ok") if one.state == "ok" else one.state,
+        )
+    console().print(table)
+    console().print("Tokens and documents: training / validation / test.", highlight=False)
+
+
+def _by_split(counts: Mapping[Split, int] | None) -> str:
+    return " / ".join(f"{count:,}" for count in (counts or {}).values())
+
+
+class _Bar:
+    """A progress bar on standard error, as the function that moves it."""
+
+    def __enter__(self) -> OnProgress:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=error_console(),
+        )
+        task = self._progress.add_task("reading", total=1.0)
+        self._progress.start()
+        return lambda what, share: self._progress.update(task, completed=share, description=what)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,53 @@
+"""The options of `optbench train` and `optbench run` that say how the device is used."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+_OPTIONS = (
+    click.option(
+        "--micro-batch",
+        type=click.IntRange(1),
+        help="Sequences forward and backward at once.  [default: the batch; on a GPU, what fits]",
+    ),
+    click.option(
+        "--memory-gb",
+        type=click.FloatRange(0, min_open=True),
+        help="Choose the micro-batch for this much memory.",
+    ),
+    click.option(
+        "--checkpointing", is_flag=True, help="Compute activations again instead of keeping them."
+    ),
+    click.option("--compile", "compiled", is_flag=True, help="Fuse the blocks by torch.compile."),
+)
+
+
+def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add the options and pass them on as ``execution``; they change no run's identity."""
+
+    @functools.wraps(verb)
+    def wrapped(
+        *,
+        micro_batch: int | None,
+        memory_gb: float | None,
+        checkpointing: bool,
+        compiled: bool,
+        **others: Any,
+    ) -> None:
+        from optbench.execution import Execution
+
+        execution = Execution(
+            micro_batch_size=micro_batch,
+            memory_bytes=None if memory_gb is None else round(memory_gb * 1e9),
+            checkpointing=checkpointing,
+            compiled=compiled,
+        )
+        verb(execution=execution, **others)
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped

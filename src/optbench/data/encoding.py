@@ -1,0 +1,142 @@
+"""Documents → tokens, by several processes, in the order in which they were read.
+
+What comes out depends on the text and the tokenizer alone: a batch is encoded by one process, and
+batches come back in the order of their reading whichever is ready first.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import multiprocessing
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from optbench.data.corpus import DataError, Split
+from optbench.data.mixture_recipe import Shares
+from optbench.data.reading import Place, TextBatch
+from optbench.data.tokenizer import load_tokenizer
+
+BATCHES_AHEAD = 2  # per process: enough that none waits for the reader
+Tokens: TypeAlias = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDocument:
+    """One document's tokens, the end of the document among them, and where it belongs."""
+
+    split: Split
+    tokens: Tokens
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """The documents of a :class:`TextBatch` that hold text.
+
+    Args:
+        after: the place behind the batch.
+        read: documents read, those without text among them.
+    """
+
+    documents: tuple[EncodedDocument, ...]
+    after: Place
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Encodes with a tokenizer file.
+
+    Args:
+        eod_id: the token that ends documents; no text encodes to it.
+        workers: processes; 1 encodes in this one.
+    """
+
+    tokenizer_path: Path
+    eod_id: int
+    workers: int
+
+    def encode(self, batches: Iterator[TextBatch], shares: Shares) -> Generator[EncodedBatch]:
+        """Encode batches in order, reading a few ahead.
+
+        Raises:
+            DataError: a document encodes to the end of documents, or a process died.
+        """
+        job = functools.partial(_encode, self.tokenizer_path, self.eod_id, shares)
+        if self.workers == 1:
+            yield from map(job, batches)
+            return
+        # Forked copies of a process with threads may wait for ever.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, mp_context=context) as pool:
+            waiting: deque[Future[EncodedBatch]] = deque()
+            try:
+                for batch in batches:
+                    waiting.append(pool.submit(job, batch))
+                    if len(waiting) > BATCHES_AHEAD * self.workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            except BrokenProcessPool as error:
+                raise DataError(
+                    "A process that encoded text died, perhaps for lack of memory. The same "
+                    "command goes on from the last finished shard; try fewer --workers."
+                ) from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def split_by_text(text: bytes, shares: Shares) -> Split:
+    """The split of a document, by a hash of its text, so that copies are in the same one."""
+    place = int.from_bytes(hashlib.sha256(b"split/" + text).digest()[:8], "big") / 2**64
+    for split, share in shares:
+        place -= share
+        if place < 0:
+            return split
+    return shares[-1][0]
+
+
+def encode_separately(tokenizer: Tokenizer, texts: Sequence[str], eod_id: int) -> list[Tokens]:
+    """Tokens of each text, ended by ``eod_id``.
+
+    Raises:
+        DataError: a text encodes to that token.
+    """
+    found: list[Tokens] = []
+    for text, encoding in zip(
+        texts, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False), strict=True
+    ):
+        tokens = np.array([*encoding.ids, eod_id], np.uint32)
+        if (tokens[:-1] == eod_id).any():
+            raise DataError(
+                f"The token that ends documents ({eod_id}) comes inside one that begins "
+                f"{text[:60]!r}. Name another one: `end_of_document` in the recipe."
+            )
+        found.append(tokens)
+    return found
+
+
+def _encode(path: Path, eod_id: int, shares: Shares, batch: TextBatch) -> EncodedBatch:
+    texts = [text for text in batch.texts if text.strip()]
+    raw = [text.encode() for text in texts]
+    tokens = encode_separately(_tokenizer(path), texts, eod_id)
+    documents = (
+        EncodedDocument(split_by_text(text, shares), ids, len(text))
+        for text, ids in zip(raw, tokens, strict=True)
+    )
+    return EncodedBatch(tuple(documents), batch.after, len(batch.texts))
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(path: Path) -> Tokenizer:
+    return load_tokenizer(path)

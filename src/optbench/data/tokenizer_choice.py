@@ -1,0 +1,106 @@
+"""The tokenizer that a recipe asks for: a published file, a ``tokenizer.json``, or one to train."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from optbench.data.corpus import DataError
+from optbench.data.llama_tokenizer import llama3_file, llama3_tokenizer, read_ranks
+from optbench.data.mixture_recipe import LLAMA3, MixtureRecipe
+from optbench.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
+from optbench.space import did_you_mean
+
+_ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
+_NUM_LLAMA_SPECIAL = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerChoice:
+    """A tokenizer before it is made.
+
+    Args:
+        name: as the manifest reports it.
+        path: its file; None for one that is trained on the text.
+        sha256: of that file; empty for one that is trained.
+    """
+
+    name: str
+    path: Path | None
+    sha256: str
+    vocab_size: int
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is trained on the text."""
+        return self.path is None
+
+    def make(self, sample: Iterable[str]) -> Tokenizer:
+        """Read it, or train it on ``sample``.
+
+        Raises:
+            DataError: the sample is too small for the vocabulary.
+        """
+        if self.path is None:
+            return train_tokenizer(sample, self.vocab_size)
+        return _read(self.path)
+
+
+def choose_tokenizer(recipe: MixtureRecipe) -> TokenizerChoice:
+    """What the recipe asks for.
+
+    Raises:
+        DataError: the file is missing or no tokenizer.
+    """
+    if recipe.vocab_size:
+        return TokenizerChoice("trained on the text", None, "", recipe.vocab_size)
+    path = llama3_file() if recipe.tokenizer == LLAMA3 else recipe.base / recipe.tokenizer
+    if not path.is_file():
+        raise DataError(
+            f"There is no tokenizer file {path}. Give a tokenizer.json, a tokenizer.model in "
+            f"tiktoken format, or '{LLAMA3}'."
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    name = LLAMA3 if recipe.tokenizer == LLAMA3 else path.name
+    return TokenizerChoice(name, path, digest, _vocab_size(path))
+
+
+def end_of_document(tokenizer: Tokenizer, asked: str) -> int:
+    """Id of the token that ends documents.
+
+    Args:
+        asked: its text as the recipe names it; empty for the one that the tokenizer is known for.
+
+    Raises:
+        DataError: the tokenizer has no such token.
+    """
+    for name in [asked] if asked else _ENDS:
+        if (found := tokenizer.token_to_id(name)) is not None:
+            return found
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    if asked:
+        raise DataError(did_you_mean(asked, added, what="token for `end_of_document`"))
+    raise DataError(
+        f"The tokenizer has none of the usual tokens that end a document ({', '.join(_ENDS)}). "
+        f"Name one of its own: `end_of_document` in the recipe. "
+        f"Available: {', '.join(added) or 'none'}."
+    )
+
+
+def _vocab_size(path: Path) -> int:
+    if path.suffix != ".json":
+        return len(read_ranks(path)) + _NUM_LLAMA_SPECIAL
+    return max(_read(path).get_vocab(with_added_tokens=True).values()) + 1
+
+
+def _read(path: Path) -> Tokenizer:
+    if path.suffix != ".json":
+        return llama3_tokenizer(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path} is no tokenizer.json ({error}).") from error

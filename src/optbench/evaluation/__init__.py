@@ -1,0 +1,1 @@
+"""Downstream tasks: scores of a trained run through EleutherAI's lm-evaluation-harness."""

@@ -1,0 +1,54 @@
+"""Execution: how a run is carried out on its device, which is no part of what the run is.
+
+Nothing here changes the mathematics of a run: micro-batches add up to the same gradient, recomputed
+activations are the same numbers, a compiled block computes the same functions. Sums are rounded in
+another order at most, as on another processor. So these settings are not in
+:class:`~optbench.config.RunConfig` and not in a run's identity; the record says what was used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from optbench.config import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """Settings of the device's time and memory.
+
+    Args:
+        micro_batch_size: sequences that go forward and backward at once; None is the whole batch,
+            or what fits where ``memory_bytes`` is given or the device is a GPU.
+        memory_bytes: what a run may take of its device; None is what is free on a GPU.
+        checkpointing: keep of each block only its input and compute the rest again.
+        compiled: fuse each block by torch.compile.
+
+    Raises:
+        ConfigError: sizes below one, or both of them given.
+    """
+
+    micro_batch_size: int | None = None
+    memory_bytes: int | None = None
+    checkpointing: bool = False
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = {"micro_batch_size": self.micro_batch_size, "memory_bytes": self.memory_bytes}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        problems = [
+            f"{n} must be at least 1, but got {size}." for n, size in given.items() if size < 1
+        ]
+        if len(given) == 2:
+            problems.append("Give micro_batch_size or the memory that it follows from, not both.")
+        if problems:
+            raise ConfigError(problems)
+
+    def record(self, micro_batch_size: int) -> dict[str, Any]:
+        """What a record says: the settings, with the micro-batch that was used in the end."""
+        return {**dataclasses.asdict(self), "micro_batch_size": micro_batch_size}
+
+
+PLAIN = Execution()  # as a run is carried out where nothing is said

@@ -1,0 +1,276 @@
+"""The final weights of a run on disk: a safetensors file and the tokenizer it was trained with.
+
+Nothing is kept unless asked for. What is kept lies in the folder ``weights`` of a store::
+
+    <run_id>.tokenizer.json   as the corpus had it
+    <run_id>.safetensors      the parameters under the model's own names; its metadata say which
+                              run, which code and which tokenizer
+
+so that a run can be exported and evaluated where its corpus is not. Both files are written beside
+and renamed, the weights last: a run whose weights file exists is complete. No pickle is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from optbench.config import ModelConfig, UserError
+from optbench.data.prepared import AnyCorpus
+from optbench.data.tokenizer import load_tokenizer
+from optbench.model import Llama
+
+FOLDER = "weights"
+# What torch.save has written since 1.6 and before, and what pickle.dump writes.
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class WeightsError(UserError):
+    """Weights that cannot be read or written; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where weights come from, as their file says it.
+
+    Args:
+        version: of optbench.
+        commit: of its source tree, or empty for an installed package.
+        test_loss: in nats per token, of the very training that left these weights.
+        eod_id: id of the token that ends a document.
+    """
+
+    run_id: str
+    version: str
+    commit: str
+    test_loss: float
+    eod_id: int
+    tokenizer_sha256: str
+
+    def to_metadata(self) -> dict[str, str]:
+        """Texts only, which is what a safetensors header holds."""
+        return {name: str(value) for name, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_metadata(cls, raw: Mapping[str, str]) -> Origin:
+        """Inverse of :meth:`to_metadata`.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: a number is none.
+        """
+        values: dict[str, Any] = {f.name: raw[f.name] for f in dataclasses.fields(cls)}
+        values["test_loss"], values["eod_id"] = float(raw["test_loss"]), int(raw["eod_id"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A model with the weights of a run, in evaluation mode, and what turns text into its tokens.
+
+    ``tokenizer_json`` is the file's text; ``tokenizer`` is that file, loaded.
+    """
+
+    model: Llama
+    tokenizer: Tokenizer
+    tokenizer_json: str
+    origin: Origin
+
+
+def weights_file(store: Path, run_id: str) -> Path:
+    """Where the store keeps the weights of a run."""
+    return store / FOLDER / f"{run_id}.safetensors"
+
+
+def tokenizer_file(weights: Path) -> Path:
+    """The tokenizer beside a weights file."""
+    return weights.with_suffix(".tokenizer.json")
+
+
+def save_weights(
+    path: Path,
+    model: Llama,
+    corpus: AnyCorpus,
+    *,
+    run_id: str,
+    test_loss: float,
+    code: Mapping[str, Any],
+) -> None:
+    """Write the parameters of ``model`` and the corpus's tokenizer, or leave no weights file.
+
+    Args:
+        code: ``optbench`` (its version) and ``commit``, as a record's environment has them.
+
+    Raises:
+        WeightsError: the folder cannot be written.
+    """
+    origin = Origin(
+        run_id=run_id,
+        version=str(code["optbench"]),
+        commit=code["commit"] or "",
+        test_loss=test_loss,
+        eod_id=corpus.manifest.eod_id,
+        tokenizer_sha256=corpus.manifest.tokenizer_sha256,
+    )
+    parameters = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    metadata = {"format": "pt", **origin.to_metadata()}
+    make_folder(path)
+    _write(tokenizer_file(path), lambda new: shutil.copyfile(corpus.tokenizer_path, new))
+    _write(path, lambda new: _save_readable(parameters, new, metadata, like=tokenizer_file(path)))
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a weights file.
+
+    Raises:
+        WeightsError: it cannot be made or written to; better known before the training than after.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{uuid.uuid4().hex}")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def load_trained(path: Path, config: ModelConfig, run_id: str) -> TrainedModel:
+    """Read the weights of a run into its model, on the CPU.
+
+    Args:
+        path: from :func:`weights_file`.
+        config: the sizes that the run's configuration says.
+
+    Raises:
+        WeightsError: no such file; not safetensors; cut short; of another run; tensors missing,
+            unknown, of another shape or type; another tokenizer.
+    """
+    if not path.exists():
+        raise WeightsError(
+            f"The weights of run {run_id} were not kept (no {path}). Train it again with "
+            f"'optbench train' on the configuration that 'optbench show {run_id} --config' prints, "
+            f"with --keep-weights."
+        )
+    model = Llama(config, seed=0)
+    origin, tensors = _read(path, {name: p.shape for name, p in model.named_parameters()})
+    if origin.run_id != run_id:
+        raise WeightsError(
+            f"{path} holds the weights of run {origin.run_id}, not of {run_id}. Give the file its "
+            f"own name back."
+        )
+    model.load_state_dict(tensors)
+    text = _tokenizer_text(tokenizer_file(path), origin)
+    return TrainedModel(model.eval(), load_tokenizer(tokenizer_file(path)), text, origin)
+
+
+def _read(path: Path, shapes: Mapping[str, torch.Size]) -> tuple[Origin, dict[str, Tensor]]:
+    """The metadata and the float32 tensors of these names and shapes, no other."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(_PICKLES):
+        raise WeightsError(
+            f"{path} is a pickle (as torch.save writes), which can run code when it is read and is "
+            f"never read here. {_remedy()}"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            origin = _origin(path, opened.metadata())
+            _check_names(path, set(opened.keys()), set(shapes))
+            tensors = {name: opened.get_tensor(name) for name in shapes}
+    except safetensors.SafetensorError as error:
+        raise WeightsError(
+            f"{path} is no complete safetensors file ({error}). {_remedy()}"
+        ) from error
+    for name, tensor in tensors.items():
+        if (tensor.shape, tensor.dtype) != (shapes[name], torch.float32):
+            raise WeightsError(
+                f"{path}: '{name}' has shape {tuple(tensor.shape)} and type {tensor.dtype}, but "
+                f"the run's model has {tuple(shapes[name])} and torch.float32. {_remedy()}"
+            )
+    return origin, tensors
+
+
+def _origin(path: Path, metadata: Mapping[str, str] | None) -> Origin:
+    try:
+        return Origin.from_metadata(metadata or {})
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path} does not say which run it is of ({type(error).__name__}: {error} in its "
+            f"metadata). It was not written by 'optbench train --keep-weights'. {_remedy()}"
+        ) from None
+
+
+def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
+    problems = [
+        f"{what} {sorted(names)}"
+        for what, names in (("lacks", expected - found), ("has the unknown", found - expected))
+        if names
+    ]
+    if problems:
+        raise WeightsError(f"{path} {' and '.join(problems)}. {_remedy()}")
+
+
+def _tokenizer_text(path: Path, origin: Origin) -> str:
+    if not path.exists():
+        raise WeightsError(f"The tokenizer {path} is missing beside its weights. {_remedy()}")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != origin.tokenizer_sha256:
+        raise WeightsError(
+            f"{path} is not the tokenizer that its run was trained with (another checksum). "
+            f"{_remedy()}"
+        )
+    return data.decode()
+
+
+def _remedy() -> str:
+    return "Restore it from a copy, or train the run again with --keep-weights."
+
+
+def _save_readable(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], *, like: Path
+) -> None:
+    """Safetensors lets nobody else read what it writes; the mode is that of another file."""
+    save_file(tensors, path, metadata)
+    shutil.copymode(like, path)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``path`` written beside and renamed when it is on the disk."""
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write(new)
+        _sync(new)
+        new.replace(path)
+        _sync(path.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _not_written(path, error) from error
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _not_written(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{path} could not be written ({error}). Free some space or choose another --store."
+    )
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,84 @@
+"""`optbench data` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from optbench.cli import main
+from optbench.data.tokenizer import train_tokenizer
+
+RECIPE = """
+name = "mine"
+vocab_size = 300
+validation_share = 0.2
+test_share = 0.2
+
+[[sources]]
+name = "notes"
+files = ["notes/*.txt"]
+"""
+
+
+def data(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["data", *arguments])
+
+
+def text(number: int) -> str:
+    words = (f"{number * k % 97} sheep and {k * k % 89} wolves" for k in range(number, number + 9))
+    return ", ".join(words)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "notes").mkdir()
+    for number in range(60):
+        (tmp_path / f"notes/{number}.txt").write_text(text(number))
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_a_recipe_is_prepared_and_listed(recipe: Path) -> None:
+    cache = str(recipe.parent / "cache")
+    prepared = data("prepare", str(recipe), "--cache", cache, "--workers", "1")
+    assert prepared.exit_code == 0, prepared.output
+    assert "mine: 0.0M training tokens, vocabulary 300, fingerprint " in prepared.output
+    listed = data("show", "--cache", cache, "--verify")
+    for fragment in ("mine", "notes 1", "checksums ok", "Tokens and documents: training / val"):
+        assert fragment in listed.output
+    (one,) = json.loads(data("show", "--cache", cache, "--format", "json").output)
+    assert sum(one["documents"].values()) == 60
+    assert (one["state"], one["sources"]) == ("ok", [["notes", 1]])
+    assert one["fingerprint"] in prepared.output
+
+
+def test_options_stand_for_the_keys_of_the_recipe(recipe: Path) -> None:
+    cache = recipe.parent / "cache"
+    tokenizer = recipe.parent / "tokenizer.json"
+    train_tokenizer([text(number) for number in range(60)], 290).save(str(tokenizer))
+    common = ("prepare", str(recipe), "--cache", str(cache), "--workers", "1", "--tokens", "500")
+    assert data(*common, "--vocab-size", "280").exit_code == 0
+    assert data(*common, "--tokenizer", str(tokenizer)).exit_code == 0
+    found = json.loads(data("show", "--cache", str(cache), "--format", "json").output)
+    assert [one["vocab_size"] for one in found] == [280, 290]
+    assert all(500 <= one["tokens"]["train"] < 800 for one in found)
+
+
+def test_errors_are_messages(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("files", "flies").replace("300", '"many"'))
+    found = data("prepare", str(recipe))
+    assert found.exit_code == 2
+    assert "Did you mean 'sources[0].files'?" in found.output
+    assert "`vocab_size` must be a whole number, but got 'many'." in found.output
+    both = data("prepare", "dclm-mix", "--vocab-size", "300", "--tokenizer", "llama3")
+    assert "Give either --vocab-size or --tokenizer, and not both." in both.output
+    assert "nano takes neither" in data("prepare", "nano", "--tokens", "5").output
+    assert "Did you mean 'dclm-mix'?" in data("prepare", "dclm-mx").output
+
+
+def test_an_empty_cache_says_so(tmp_path: Path) -> None:
+    assert "There is no prepared corpus in" in data("show", "--cache", str(tmp_path)).output

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optbench.data.batches import TokenBatches
+from optbench.data.corpus import DataError
+from optbench.data.mixture_batches import MixtureBatches
+from optbench.data.preparation import prepare_mixture
+from optbench.data.prepared import batches_of, list_prepared, open_named, open_prepared
+from optbench.data.shards import Corpus
+from optbench.run import run
+
+from ..builders import TINY_CONFIG
+from .folders import toy_recipe
+from .synthetic import VOCAB_SIZE
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Corpus) -> Path:
+    """A corpus of each kind, and one that is damaged."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare_mixture(toy_recipe(folder / "text"), folder / "cache")
+    shutil.copytree(toy_corpus.directory, folder / f"cache/old-v{VOCAB_SIZE}")
+    shutil.copytree(toy_corpus.directory, folder / "cache/torn-v9")
+    (folder / "cache/torn-v9/train-code.bin").unlink()
+    (folder / "cache/.new-v9.unfinished").mkdir()
+    return folder / "cache"
+
+
+def test_either_kind_is_opened_with_its_own_batches(cache: Path) -> None:
+    kinds = {"toy-v300": MixtureBatches, f"old-v{VOCAB_SIZE}": TokenBatches}
+    for name, kind in kinds.items():
+        batches = batches_of(open_prepared(cache / name, verify_checksums=True))
+        assert isinstance(batches, kind)
+        assert batches.batch(0, seed=0, batch_size=4, seq_len=16).shape == (4, 17)
+
+
+def test_the_batches_of_the_first_kind_are_as_they_were(cache: Path) -> None:
+    """Two homes of one corpus, and the class that published runs were made with."""
+    corpus = open_prepared(cache / f"old-v{VOCAB_SIZE}")
+    assert isinstance(corpus, Corpus)
+    np.testing.assert_array_equal(
+        batches_of(corpus).batch(5, seed=1, batch_size=8, seq_len=16),
+        TokenBatches(corpus).batch(5, seed=1, batch_size=8, seq_len=16),
+    )
+
+
+def test_the_list_has_everything_and_what_is_wrong(cache: Path) -> None:
+    found = {one.name: one for one in list_prepared(cache, verify_checksums=True)}
+    assert set(found) == {"toy", "torn-v9", "new-v9"}
+    assert "train-code.bin is missing" in found["torn-v9"].state
+    assert found["new-v9"].state == "unfinished"
+    states = [one.state for one in list_prepared(cache) if one.name == "toy"]
+    assert states == ["ok", "ok"]
+    mixture = next(one for one in list_prepared(cache) if one.sources[:1] == (("web", 76),))
+    assert mixture.sources == (("web", 76), ("maths", 5))
+    assert mixture.documents is not None
+    assert sum(mixture.documents.values()) == 320
+    assert len(mixture.fingerprint) == 16
+
+
+def test_a_corpus_that_is_not_there_is_refused_with_the_command(cache: Path) -> None:
+    assert open_named("toy", 300, cache).manifest.vocab_size == 300
+    with pytest.raises(DataError, match=r"There is toy-v300, with another vocabulary\. Prepare it"):
+        open_named("toy", 512, cache)
+    with pytest.raises(DataError, match="Prepare it: optbench data prepare dclm-mix"):
+        open_named("dclm-mix", 128_256, cache)
+
+
+def test_a_run_trains_on_a_mixture_and_knows_its_fingerprint(cache: Path) -> None:
+    corpus = open_prepared(cache / "toy-v300")
+    config = dataclasses.replace(
+        TINY_CONFIG,
+        model=dataclasses.replace(TINY_CONFIG.model, vocab_size=300),
+        eval_tokens=16,
+        test_tokens=16,
+    )
+    record = run(config.with_fingerprint(corpus.manifest.fingerprint), corpus.directory)
+    assert record.status == "completed", record.error
+    other = run(config.with_fingerprint("0" * 16), corpus.directory)
+    assert "was configured for 0000000000000000" in other.error

@@ -1,0 +1,25 @@
+"""How a run is carried out: what can be asked for, and what a record says of it."""
+
+import pytest
+
+from optbench.config import ConfigError
+from optbench.execution import PLAIN, Execution
+
+
+def test_a_record_has_the_settings_and_the_micro_batch_that_was_used() -> None:
+    assert Execution() == PLAIN
+    assert Execution(memory_bytes=10**9, checkpointing=True).record(3) == {
+        "micro_batch_size": 3,
+        "memory_bytes": 10**9,
+        "checkpointing": True,
+        "compiled": False,
+    }
+
+
+def test_sizes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="micro_batch_size must be at least 1, but got 0"):
+        Execution(micro_batch_size=0)
+    with pytest.raises(ConfigError, match="memory_bytes must be at least 1, but got -5"):
+        Execution(memory_bytes=-5)
+    with pytest.raises(ConfigError, match=r"Give micro_batch_size or the memory .*, not both"):
+        Execution(micro_batch_size=4, memory_bytes=10)

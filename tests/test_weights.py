@@ -1,0 +1,220 @@
+"""Kept weights come back bit for bit; every damaged or foreign file is refused by its name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from optbench.config import ModelConfig
+from optbench.data.shards import Corpus
+from optbench.run import run
+from optbench.weights import (
+    WeightsError,
+    load_trained,
+    make_folder,
+    save_weights,
+    tokenizer_file,
+    weights_file,
+)
+
+from .data.synthetic import prepared
+from .test_run import run_config
+from .trained_runs import MODEL, config_of, keep, kept, sharp_model
+
+RUN = config_of().run_id
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return prepared(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def path(tmp_path: Path, corpus: Corpus) -> Path:
+    keep(tmp_path, corpus)
+    return weights_file(tmp_path, RUN)
+
+
+def test_weights_come_back_bit_for_bit_with_where_they_are_from(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    trained = kept(tmp_path, corpus)
+    for (name, p), expected in zip(
+        trained.model.named_parameters(), sharp_model().parameters(), strict=True
+    ):
+        assert torch.equal(p, expected), name
+    origin = trained.origin
+    assert (origin.run_id, origin.version, origin.commit) == (RUN, "0.1", "c0ffee")
+    assert (origin.test_loss, origin.eod_id) == (3.5, corpus.manifest.eod_id)
+    assert not trained.model.training
+    text = "ba ko <|endoftext|> mi"
+    assert trained.tokenizer.decode(trained.tokenizer.encode(text).ids) == text
+    assert trained.tokenizer_json == corpus.tokenizer_path.read_text()
+
+
+def test_saving_leaves_the_two_files_and_nothing_else(path: Path) -> None:
+    names = sorted(file.name for file in path.parent.iterdir())
+    assert names == [f"{RUN}.safetensors", f"{RUN}.tokenizer.json"]
+    # Whoever may read the one may read the other.
+    assert path.stat().st_mode == tokenizer_file(path).stat().st_mode
+
+
+def test_a_failed_save_leaves_what_was_there(
+    path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+
+    def torn(_tensors: object, file: Path, _metadata: object) -> None:
+        file.write_bytes(before[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("optbench.weights.save_file", torn)
+    code = {"optbench": "0.1", "commit": None}
+    with pytest.raises(WeightsError, match=r"could not be written .*No space left.* Free some"):
+        save_weights(path, sharp_model(), corpus, run_id=RUN, test_loss=1.0, code=code)
+    assert path.read_bytes() == before
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_a_run_keeps_the_weights_it_ended_with(tmp_path: Path, corpus: Corpus) -> None:
+    config = run_config()
+    path = weights_file(tmp_path, config.run_id)
+    record = run(config, corpus.directory, weights_path=path)
+    assert record.status == "completed", record.error
+    trained = load_trained(path, config.model, config.run_id)
+    assert trained.origin.test_loss == record.test_loss
+    assert trained.origin.commit == record.environment["commit"]
+    from optbench.data.batches import TokenBatches
+    from optbench.trainer import evaluate
+
+    loss = evaluate(trained.model, TokenBatches(corpus), config, "test", device=torch.device("cpu"))
+    assert loss == record.test_loss
+
+
+def test_a_run_that_cannot_keep_its_weights_fails_but_does_not_lose_its_losses(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    (tmp_path / "weights").write_text("a file where the folder should be")
+    config = run_config()
+    record = run(config, corpus.directory, weights_path=weights_file(tmp_path, config.run_id))
+    assert record.status == "failed"
+    assert "could not be written" in record.error
+    assert record.test_loss is not None
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("a file")
+    with pytest.raises(WeightsError, match=r"x\.safetensors could not be written"):
+        make_folder(weights_file(tmp_path, "x"))
+
+
+def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
+    message = (
+        f"The weights of run {RUN} were not kept (no {weights_file(tmp_path, RUN)}). Train it "
+        f"again with 'optbench train' on the configuration that 'optbench show {RUN} --config' "
+        f"prints, with --keep-weights."
+    )
+    with pytest.raises(WeightsError, match=f"^{re.escape(message)}$"):
+        load_trained(weights_file(tmp_path, RUN), MODEL, RUN)
+
+
+def rewritten(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+    """Damage done to the tensors, with the metadata left as they are."""
+
+    def damage(path: Path) -> None:
+        data = path.read_bytes()
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path, header["__metadata__"])
+
+    return damage
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def with_header_size(size: int) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        path.write_bytes(size.to_bytes(8, "little") + path.read_bytes()[8:])
+
+    return damage
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"embedding.weight": [1.0]}))
+
+
+def saved_by_torch(path: Path) -> None:
+    torch.save({"embedding.weight": torch.zeros(2)}, path)
+
+
+def without_metadata(path: Path) -> None:
+    save_file(load_file(path), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, "is no complete safetensors file ("),
+        (lambda path: path.write_bytes(b""), "is no complete safetensors file ("),
+        (lambda path: path.write_bytes(b"{}" * 3), "is no complete safetensors file ("),
+        (with_header_size(2**63), "is no complete safetensors file ("),
+        (with_header_size(99_000_000), "is no complete safetensors file ("),
+        (with_header_size(5), "is no complete safetensors file ("),
+        (pickled, "is a pickle (as torch.save writes), which can run code when it is read"),
+        (saved_by_torch, "is a pickle (as torch.save writes), which can run code when it is read"),
+        (without_metadata, "does not say which run it is of (KeyError: 'run_id' in its metadata)"),
+        (
+            rewritten(lambda tensors: tensors.update(x=tensors.pop("head.weight"))),
+            "lacks ['head.weight'] and has the unknown ['x']. Restore it from a copy",
+        ),
+        (
+            rewritten(lambda tensors: tensors.update({"head.weight": torch.zeros(3, 4)})),
+            "'head.weight' has shape (3, 4) and type torch.float32, but the run's model has "
+            "(300, 32) and torch.float32. Restore it from a copy",
+        ),
+        (
+            rewritten(lambda tensors: tensors.update({"final_norm.gain": torch.ones(32).half()})),
+            "'final_norm.gain' has shape (32,) and type torch.float16, but",
+        ),
+        (
+            lambda path: tokenizer_file(path).unlink(),
+            "tokenizer.json is missing beside its weights. Restore it from a copy, or train the "
+            "run again with --keep-weights.",
+        ),
+        (
+            lambda path: tokenizer_file(path).write_text("{}"),
+            "is not the tokenizer that its run was trained with (another checksum).",
+        ),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused_by_name(
+    damage: Callable[[Path], None], message: str, path: Path
+) -> None:
+    damage(path)
+    with pytest.raises(WeightsError) as error:
+        load_trained(path, MODEL, RUN)
+    assert message in str(error.value)
+    assert str(path.parent / RUN) in str(error.value)
+
+
+def test_a_file_under_another_name_is_refused(path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"holds the weights of run {RUN}, not of 0123"):
+        load_trained(path, MODEL, "0123")
+
+
+def test_a_deeper_model_does_not_take_the_weights_of_a_shallower_one(path: Path) -> None:
+    deeper = ModelConfig(
+        num_layers=3, d_model=32, d_ff=48, num_heads=4, vocab_size=MODEL.vocab_size, seq_len=32
+    )
+    with pytest.raises(WeightsError, match=r"lacks \['blocks\.2\.attention\.k_proj\.weight'"):
+        load_trained(path, deeper, RUN)
