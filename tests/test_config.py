@@ -121,7 +121,7 @@ def test_the_id_changes_with_every_field(name: str) -> None:
 
 
 def test_no_two_variations_share_an_id() -> None:
-    assert len({c.run_id for c in VARIATIONS.values()}) == len(VARIATIONS) == 24
+    assert len({c.run_id for c in VARIATIONS.values()}) == len(VARIATIONS) == 25
 
 
 def test_an_added_hyperparameter_changes_the_id() -> None:
@@ -174,8 +174,8 @@ def test_every_unknown_and_missing_key_is_named_with_its_full_path() -> None:
         RunConfig.from_dict(raw)
     assert caught.value.problems == [
         "Unknown key 'batch_sise'. Did you mean 'batch_size'? Available: model, data, optimizer, "
-        "schedule, num_tokens, batch_size, clip_norm, clip_scope, precision, seed, eval_tokens, "
-        "test_tokens, num_evals.",
+        "schedule, num_tokens, batch_size, clip_norm, clip_scope, precision, attention_scope, "
+        "seed, eval_tokens, test_tokens, num_evals.",
         "Unknown key 'model.num_layer'. Did you mean 'model.num_layers'? Available: "
         "model.num_layers, model.d_model, model.d_ff, model.num_heads, model.vocab_size, "
         "model.seq_len, model.rope_theta.",

@@ -92,9 +92,9 @@ def test_all_problems_are_reported_at_once() -> None:
     assert problems_of(text) == [
         "run.clip_norm must be a number, but got True.",
         "Unknown key 'run.warmup_frak'. Did you mean 'run.warmup_frac'? Available: "
-        "run.batch_size, run.clip_norm, run.clip_scope, run.precision, run.warmup_frac, "
-        "run.warmup_steps, run.decay_frac, run.decay_shape, run.final_frac, run.eval_tokens, "
-        "run.test_tokens, run.num_evals.",
+        "run.batch_size, run.clip_norm, run.clip_scope, run.precision, run.attention_scope, "
+        "run.warmup_frac, run.warmup_steps, run.decay_frac, run.decay_shape, run.final_frac, "
+        "run.eval_tokens, run.test_tokens, run.num_evals.",
         "Unknown optimizer 'moun'. Did you mean 'muon'? Available: " + available_optimizers(),
         "Unknown model size 'd33'. Did you mean 'd32'? Available: d32, d48, d64, d96, 130m, 300m, "
         "520m, 1.2b.",

@@ -271,3 +271,13 @@ def test_batches_that_know_their_documents_are_trained_on_and_judged_within_them
     assert result.train_curve == [(1, within)] != [(1, across)]
     judged = evaluate(model, DocumentCycle(), config, "validation", device=CPU)
     assert result.val_loss == judged != evaluate(model, Cycle(), config, "validation", device=CPU)
+
+
+def test_attention_may_be_let_across_documents() -> None:
+    config = run_config(attention_scope="sequence")
+    result, _ = trained(config)
+    model = Llama(MODEL, seed=0)
+    optimizer = AdamW(parameter_groups(model, model.roles()), lr=0.01)
+    found = train(config, model, optimizer, DocumentCycle(), device=CPU)
+    assert found.train_curve == result.train_curve
+    assert found.test_loss == result.test_loss

@@ -32,6 +32,8 @@ class Role(enum.StrEnum):
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+AttentionScope: TypeAlias = Literal["document", "sequence"]
+ATTENTION_SCOPES: tuple[AttentionScope, ...] = get_args(AttentionScope)
 ClipScope: TypeAlias = Literal["all", "no_matrices", "norms"]
 CLIPPED_ROLES: Mapping[ClipScope, frozenset[Role]] = MappingProxyType(
     {
@@ -181,6 +183,8 @@ class RunConfig:
             others are left as they are.
         precision: of the model's products; weights, gradients, norms, loss and everything that the
             optimizer keeps are float32 in either case.
+        attention_scope: how far back a token sees: to the start of its document, or of its
+            sequence. A corpus that does not know its documents has sequences only.
         seed: of the initialisation and of the data order.
         eval_tokens: tokens of the validation split on which the run is judged.
         test_tokens: tokens of the test split, read once at the end.
@@ -196,6 +200,7 @@ class RunConfig:
     clip_norm: float = 1.0
     clip_scope: ClipScope = "all"
     precision: Precision = "float32"
+    attention_scope: AttentionScope = "document"
     seed: int = 0
     eval_tokens: int = 65_536
     test_tokens: int = 262_144
@@ -233,10 +238,10 @@ class RunConfig:
         their default, so that a run keeps its identity.
         """
         plain = dataclasses.asdict(self)
-        if self.clip_scope == "all":
-            del plain["clip_scope"]
-        if self.precision == "float32":
-            del plain["precision"]
+        later = {"clip_scope": "all", "precision": "float32", "attention_scope": "document"}
+        for name, default in later.items():
+            if plain[name] == default:
+                del plain[name]
         return plain
 
     @classmethod
@@ -267,6 +272,11 @@ class RunConfig:
             found.append(did_you_mean(str(self.clip_scope), CLIPPED_ROLES, what="clip scope"))
         if self.precision not in PRECISIONS:
             found.append(did_you_mean(str(self.precision), PRECISIONS, what="precision"))
+        if self.attention_scope not in ATTENTION_SCOPES:
+            known = did_you_mean(
+                str(self.attention_scope), ATTENTION_SCOPES, what="attention scope"
+            )
+            found.append(known)
         if self.batch_size >= 1 and _is_positive_whole(self.model.seq_len):
             if self.num_steps < 1:
                 found.append(

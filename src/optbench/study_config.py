@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optbench.config import (
+    AttentionScope,
     ClipScope,
     ConfigError,
     DataConfig,
@@ -53,6 +54,7 @@ class RunSettings:
     clip_norm: float = 1.0
     clip_scope: ClipScope = "all"
     precision: Precision = "float32"
+    attention_scope: AttentionScope = "document"
     warmup_frac: float = 0.1
     warmup_steps: int = 0
     decay_frac: float = 0.9
@@ -215,6 +217,7 @@ class StudyConfig:
             num_evals=settings.num_evals,
             clip_scope=settings.clip_scope,
             precision=settings.precision,
+            attention_scope=settings.attention_scope,
         )
 
 

@@ -283,8 +283,16 @@ def evaluate(
     return total / count
 
 
+def _documents(batches: Batches, config: RunConfig) -> DocumentBatches | None:
+    """The batches, if they know their documents and the run is to keep these apart."""
+    if config.attention_scope == "document" and isinstance(batches, DocumentBatches):
+        return batches
+    return None
+
+
 def _train_batch(batches: Batches, config: RunConfig, step: int, device: torch.device) -> Batch:
-    read = batches.batch_with_documents if isinstance(batches, DocumentBatches) else batches.batch
+    known = _documents(batches, config)
+    read = batches.batch if known is None else known.batch_with_documents
     return _on_device(
         read(step, seed=config.seed, batch_size=config.batch_size, seq_len=config.model.seq_len),
         device,
@@ -297,8 +305,8 @@ def _eval_batches(
     split: Literal["validation", "test"],
     device: torch.device,
 ) -> Iterator[Batch]:
-    with_documents = isinstance(batches, DocumentBatches)
-    read = batches.eval_batches_with_documents if with_documents else batches.eval_batches
+    known = _documents(batches, config)
+    read = batches.eval_batches if known is None else known.eval_batches_with_documents
     found = read(
         split,
         num_tokens=config.eval_tokens if split == "validation" else config.test_tokens,
