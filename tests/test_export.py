@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +20,7 @@ from torch import nn
 
 from optbench.config import ModelConfig
 from optbench.data.shards import Corpus
-from optbench.export import ExportError, export_run, huggingface_tensors
+from optbench.export import ExportError, export_run, huggingface_tensors, model_card
 from optbench.model import Llama
 from optbench.store import RunRecord
 from optbench.weights import TrainedModel
@@ -164,7 +167,12 @@ def test_the_folder_is_written_without_transformers(
     kept_record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert RunRecord.from_dict(kept_record) == record
     card = (tmp_path / "out" / "README.md").read_text()
-    for fact in (record.run_id, "adamw: beta1=0.9, lr=0.01", "640 tokens, 5 steps", "c0ffee"):
+    for fact in (
+        record.run_id,
+        "adamw: beta1=0.9, lr=0.01",
+        "640 tokens, 5 steps",
+        "commit c0ffee with changes",
+    ):
         assert fact in card
 
 
@@ -185,6 +193,29 @@ def test_a_folder_with_files_is_never_overwritten(
     assert (out / "config.json").read_text() == "mine"
     with pytest.raises(ExportError, match=r"config\.json is a file, which is never overwritten"):
         export_run(record, trained, out / "config.json")
+
+
+def test_a_disk_that_fills_up_under_the_weights_is_an_error_with_its_remedy(
+    trained: TrainedModel, record: RunRecord, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the process is ended
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(ExportError, match=r"out could not be written .*Free some space or"):
+            export_run(record, trained, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_of_a_clean_tree_speaks_of_no_changes(
+    trained: TrainedModel, record: RunRecord
+) -> None:
+    clean = dataclasses.replace(trained.origin, dirty=False)
+    card = model_card(record, dataclasses.replace(trained, origin=clean))
+    assert "| made by | optbench 0.1, commit c0ffee |" in card
 
 
 def test_a_failed_export_leaves_nothing(

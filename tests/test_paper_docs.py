@@ -36,16 +36,22 @@ def test_the_table_of_muon_is_recomputed() -> None:
 
 def test_verdicts_are_those_of_the_page() -> None:
     lines = PAGE[PAGE.index("| the paper says |") :].splitlines()[2:11]
-    told = [line.split("|")[3].strip().split(":")[0] for line in lines]
-    assert told == [statement.verdict for statement in paper_results().statements]
+    told = [[cell.strip().split(":")[0] for cell in line.split("|")[3:5]] for line in lines]
+    results = paper_results()
+    assert told == [
+        [one.verdict, other.verdict]
+        for one, other in zip(results.statements, results.at_scatter, strict=True)
+    ]
 
 
 def test_the_noise_is_that_of_the_figures() -> None:
     noise = paper_results().noise
-    assert f"{noise.told_twice} best configurations" in PAGE
-    assert f"{noise.differing} of the pairs differ, by {noise.median_difference:.4f}" in PAGE
-    for sigma in (noise.sigma_of_repeats, noise.sigma_of_ties, noise.sigma_of_scatter):
-        assert f"| {sigma:.4f} |" in PAGE
+    assert f"In {noise.differing} of the {noise.told_twice} cells" in PAGE
+    assert f"by {noise.median_above:.4f} nats in the median" in PAGE
+    assert f"In {noise.of_another_row} of the {noise.differing}" in PAGE
+    assert f"up to {noise.sweep_runs['muon']} for Muon" in PAGE
+    assert f"{noise.sweep_runs['adamw']} for AdamW" in PAGE
+    assert f"which is {noise.scatter:.4f} nats" in PAGE
     goodness = paper_results().goodness
     assert f"χ² = {goodness.chi2:.0f} on {goodness.dof} degrees of freedom" in PAGE
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +32,8 @@ from .test_run import run_config
 from .trained_runs import MODEL, config_of, keep, kept, sharp_model
 
 RUN = config_of().run_id
+CHANGED = "has been changed since it was written (its content has another checksum than its"
+CODE = {"optbench": "0.1", "commit": None, "dirty": None}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,7 @@ def test_weights_come_back_bit_for_bit_with_where_they_are_from(
         assert torch.equal(p, expected), name
     origin = trained.origin
     assert (origin.run_id, origin.version, origin.commit) == (RUN, "0.1", "c0ffee")
+    assert origin.dirty is True
     assert (origin.test_loss, origin.eod_id) == (3.5, corpus.manifest.eod_id)
     assert not trained.model.training
     text = "ba ko <|endoftext|> mi"
@@ -76,11 +82,25 @@ def test_a_failed_save_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("optbench.weights.save_file", torn)
-    code = {"optbench": "0.1", "commit": None}
     with pytest.raises(WeightsError, match=r"could not be written .*No space left.* Free some"):
-        save_weights(path, sharp_model(), corpus, run_id=RUN, test_loss=1.0, code=code)
+        save_weights(path, sharp_model(), corpus, run_id=RUN, test_loss=1.0, code=CODE)
     assert path.read_bytes() == before
     assert len(list(path.parent.iterdir())) == 2
+
+
+def test_what_a_killed_save_left_is_removed_before_the_next(path: Path) -> None:
+    unfinished = [
+        path.with_name(f".{name}.{'0a' * 16}")
+        for name in (path.name, tokenizer_file(path).name, "other.safetensors")
+    ]
+    foreign = path.with_name(".notes.safetensors.bak")
+    for file in (*unfinished, foreign):
+        file.write_text("torn")
+    make_folder(path)
+    assert not any(file.exists() for file in unfinished)
+    assert foreign.exists()
+    assert path.exists()
+    assert tokenizer_file(path).exists()
 
 
 def test_a_run_keeps_the_weights_it_ended_with(tmp_path: Path, corpus: Corpus) -> None:
@@ -136,6 +156,48 @@ def rewritten(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Pa
         save_file(tensors, path, header["__metadata__"])
 
     return damage
+
+
+def with_metadata(**changes: str) -> Callable[[Path], None]:
+    """Damage done to the metadata, with the tensors left as they are."""
+
+    def damage(path: Path) -> None:
+        data = path.read_bytes()
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        save_file(load_file(path), path, {**header["__metadata__"], **changes})
+
+    return damage
+
+
+def with_a_flipped_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+
+
+def without_checksum(path: Path) -> None:
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    del header["__metadata__"]["content_sha256"]
+    save_file(load_file(path), path, header["__metadata__"])
+
+
+def exchanged(tensors: dict[str, torch.Tensor]) -> None:
+    """Two tensors of one shape under each other's names: no byte of theirs is lost."""
+    names = [f"blocks.{layer}.attention.q_proj.weight" for layer in (0, 1)]
+    first, second = (tensors[name] for name in names)
+    assert not torch.equal(first, second)
+    tensors.update(zip(names, (second, first), strict=True))
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def a_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
 
 
 def truncated(path: Path) -> None:
@@ -195,6 +257,25 @@ def without_metadata(path: Path) -> None:
             lambda path: tokenizer_file(path).write_text("{}"),
             "is not the tokenizer that its run was trained with (another checksum).",
         ),
+        (with_a_flipped_bit, CHANGED),
+        (rewritten(lambda tensors: tensors["head.weight"][0].fill_(math.nan)), CHANGED),
+        (rewritten(exchanged), CHANGED),
+        (with_metadata(test_loss="0.01"), CHANGED),
+        (with_metadata(test_loss="nan"), CHANGED),
+        (with_metadata(eod_id="-5"), CHANGED),
+        (with_metadata(content_sha256="0" * 64), CHANGED),
+        (
+            with_metadata(dirty="perhaps"),
+            "does not say which run it is of (ValueError: dirty is 'perhaps' in its metadata). It "
+            "was not written by 'optbench train --keep-weights' of this version.",
+        ),
+        (without_checksum, "(KeyError: 'content_sha256' in its metadata)"),
+        (a_folder, "safetensors is a folder or a device, not a file. Restore it from a copy"),
+        (a_device, "safetensors is a folder or a device, not a file. Restore it from a copy"),
+        (
+            lambda path: a_folder(tokenizer_file(path)),
+            "tokenizer.json is a folder or a device, not a file. Restore it from a copy",
+        ),
     ],
 )
 def test_a_damaged_or_foreign_file_is_refused_by_name(
@@ -205,6 +286,51 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(
         load_trained(path, MODEL, RUN)
     assert message in str(error.value)
     assert str(path.parent / RUN) in str(error.value)
+
+
+@pytest.mark.parametrize("of_tokenizer", [False, True])
+def test_a_file_that_cannot_be_read_is_named(
+    of_tokenizer: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreadable = tokenizer_file(path) if of_tokenizer else path
+    opened = Path.open
+
+    def refusing(file: Path, *arguments: Any, **settings: Any) -> Any:
+        if file == unreadable:
+            raise PermissionError(13, "Permission denied")
+        return opened(file, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    message = f"{unreadable} cannot be read ([Errno 13] Permission denied). Restore it from a copy"
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        load_trained(path, MODEL, RUN)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_test_loss_that_is_not_finite_is_refused(loss: float, path: Path, corpus: Corpus) -> None:
+    save_weights(path, sharp_model(), corpus, run_id=RUN, test_loss=loss, code=CODE)
+    with pytest.raises(WeightsError, match=rf"safetensors gives {loss} as its test loss, which no"):
+        load_trained(path, MODEL, RUN)
+
+
+@pytest.mark.parametrize("token", [-1, MODEL.vocab_size])
+def test_an_end_of_document_token_outside_the_vocabulary_is_refused(
+    token: int, path: Path, corpus: Corpus
+) -> None:
+    manifest = dataclasses.replace(corpus.manifest, eod_id=token)
+    other = dataclasses.replace(corpus, manifest=manifest)
+    save_weights(path, sharp_model(), other, run_id=RUN, test_loss=1.0, code=CODE)
+    message = f"gives {token} as the end-of-document token, but the run's vocabulary is 0 to 299"
+    with pytest.raises(WeightsError, match=message):
+        load_trained(path, MODEL, RUN)
+
+
+def test_a_header_whose_size_looks_like_a_pickle_is_read(path: Path) -> None:
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    size = 0x10000 + 0x0480  # begins with 80 04, as a pickle of protocol 4 does
+    path.write_bytes(size.to_bytes(8, "little") + data[8:end].ljust(size) + data[end:])
+    assert load_trained(path, MODEL, RUN).origin.run_id == RUN
 
 
 def test_a_file_under_another_name_is_refused(path: Path) -> None:

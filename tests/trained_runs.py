@@ -42,7 +42,7 @@ def keep(store: Path, corpus: Corpus, model: ModelConfig = MODEL) -> RunRecord:
     """Put a run with its weights into a store."""
     record = record_of(config_of(model))
     path = weights_file(store, record.run_id)
-    code = {"optbench": "0.1", "commit": "c0ffee"}
+    code = {"optbench": "0.1", "commit": "c0ffee", "dirty": True}
     save_weights(path, sharp_model(model), corpus, run_id=record.run_id, test_loss=3.5, code=code)
     with RunStore.open(store) as opened:
         opened.append(record)

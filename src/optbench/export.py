@@ -14,13 +14,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from optbench.config import ModelConfig, UserError
 from optbench.model import Llama
 from optbench.store import RunRecord
-from optbench.weights import TrainedModel
+from optbench.weights import Origin, TrainedModel
 
 _IN_BLOCK = {
     "attention_norm.gain": "input_layernorm.weight",
@@ -60,7 +61,7 @@ def export_run(record: RunRecord, trained: TrainedModel, out: Path) -> None:
         staging.mkdir(parents=True)
         _fill(staging, record, trained)
         staging.rename(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ExportError(
             f"{out} could not be written ({error}). Free some space or choose another --out."
         ) from error
@@ -160,7 +161,6 @@ def model_card(record: RunRecord, trained: TrainedModel) -> str:
         f"{record.num_tokens:,} tokens, {record.num_steps:,} steps of {config.batch_size} "
         f"sequences, seed {config.seed}"
     )
-    code = f"optbench {origin.version}" + (f", commit {origin.commit}" if origin.commit else "")
     return f"""\
 # Run {record.run_id}
 
@@ -174,7 +174,7 @@ head), trained for a comparison of optimizers. It is a measurement, not a langua
 | training | {training} |
 | text | corpus '{config.data.corpus}', fingerprint {config.data.fingerprint} |
 | test loss | {origin.test_loss:.4f} nats per token |
-| made by | {code} |
+| made by | {_code(origin)} |
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -186,6 +186,13 @@ tokenizer = AutoTokenizer.from_pretrained("this folder")
 `run.json` is the whole record. The scores of a single run on downstream tasks cannot rank
 optimizers; compare their test losses over several seeds.
 """
+
+
+def _code(origin: Origin) -> str:
+    commit = f", commit {origin.commit}" if origin.commit else ""
+    return f"optbench {origin.version}{commit}" + (
+        " with changes that were not committed" if origin.dirty else ""
+    )
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

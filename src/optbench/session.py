@@ -23,7 +23,7 @@ from optbench.bench import OptimizerCost, measure_interleaved, measure_optimizer
 from optbench.config import ConfigError, RunConfig
 from optbench.data.corpus import NANO
 from optbench.data.document_shards import MixtureManifest
-from optbench.data.prepared import open_named
+from optbench.data.prepared import open_named, open_prepared, too_small_for
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
 from optbench.devices import Rental
 from optbench.execution import PLAIN, Execution
@@ -60,10 +60,12 @@ def run_study(
 
     Raises:
         DataError: the study's corpus cannot be prepared.
+        ConfigError: the corpus is too small for the study's runs.
         StoreError: the folder belongs to another study or another process.
         SystemExit: interrupted (130) or a run failed twice (1); everything finished is kept.
     """
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
+    refuse_small_corpus(manifest, [kind.example for kind in planned_runs(config)])
     with RunStore.open(out) as store:
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
@@ -222,6 +224,7 @@ def train_one(
     if problems := run_problems(config):
         raise ConfigError(problems)
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
+    refuse_small_corpus(manifest, [config])
     config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
     with RunStore.open(directory) as store:
         weights = _place_for_weights(directory, config.run_id) if keep_weights else None
@@ -323,6 +326,26 @@ def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest 
             cache,
             lambda what, share: bar.update(task, completed=share, description=what),
         )
+
+
+def refuse_small_corpus(manifest: Manifest | MixtureManifest, configs: Sequence[RunConfig]) -> None:
+    """Check before anything trains that the corpus has the windows and tokens that runs read.
+
+    Raises:
+        ConfigError: with what is too small.
+    """
+    corpus = open_prepared(corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir()))
+    problems = [
+        problem
+        for seq_len, eval_tokens, test_tokens in sorted(
+            {(one.model.seq_len, one.eval_tokens, one.test_tokens) for one in configs}
+        )
+        for problem in too_small_for(
+            corpus, seq_len=seq_len, eval_tokens=eval_tokens, test_tokens=test_tokens
+        )
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _now() -> str:

@@ -4,7 +4,7 @@ Nothing is kept unless asked for. What is kept lies in the folder ``weights`` of
 
     <run_id>.tokenizer.json   as the corpus had it
     <run_id>.safetensors      the parameters under the model's own names; its metadata say which
-                              run, which code and which tokenizer
+                              run, which code and which tokenizer, with a checksum of it all
 
 so that a run can be exported and evaluated where its corpus is not. Both files are written beside
 and renamed, the weights last: a run whose weights file exists is complete. No pickle is read.
@@ -12,12 +12,16 @@ and renamed, the weights last: a run whose weights file exists is complete. No p
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import json
+import math
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,11 @@ from optbench.data.tokenizer import load_tokenizer
 from optbench.model import Llama
 
 FOLDER = "weights"
+# The metadata entry with the checksum of all other entries and of the tensors.
+_CHECKSUM = "content_sha256"
+# A file that is being written, beside its place: that of a weights file or of a tokenizer.
+_UNFINISHED = re.compile(r"\..+\.(safetensors|tokenizer\.json)\.[0-9a-f]{32}")
+_FLAGS = {"True": True, "False": False}
 # What torch.save has written since 1.6 and before, and what pickle.dump writes.
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -49,6 +58,7 @@ class Origin:
     Args:
         version: of optbench.
         commit: of its source tree, or empty for an installed package.
+        dirty: whether that tree had changes that were not committed.
         test_loss: in nats per token, of the very training that left these weights.
         eod_id: id of the token that ends a document.
     """
@@ -56,6 +66,7 @@ class Origin:
     run_id: str
     version: str
     commit: str
+    dirty: bool
     test_loss: float
     eod_id: int
     tokenizer_sha256: str
@@ -70,10 +81,13 @@ class Origin:
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: a number is none.
+            ValueError: a number or a flag is none.
         """
         values: dict[str, Any] = {f.name: raw[f.name] for f in dataclasses.fields(cls)}
         values["test_loss"], values["eod_id"] = float(raw["test_loss"]), int(raw["eod_id"])
+        if raw["dirty"] not in _FLAGS:
+            raise ValueError(f"dirty is {raw['dirty']!r}")
+        values["dirty"] = _FLAGS[raw["dirty"]]
         return cls(**values)
 
 
@@ -112,7 +126,8 @@ def save_weights(
     """Write the parameters of ``model`` and the corpus's tokenizer, or leave no weights file.
 
     Args:
-        code: ``optbench`` (its version) and ``commit``, as a record's environment has them.
+        code: ``optbench`` (its version), ``commit`` and ``dirty``, as a record's environment has
+            them.
 
     Raises:
         WeightsError: the folder cannot be written.
@@ -121,19 +136,23 @@ def save_weights(
         run_id=run_id,
         version=str(code["optbench"]),
         commit=code["commit"] or "",
+        dirty=bool(code["dirty"]),
         test_loss=test_loss,
         eod_id=corpus.manifest.eod_id,
         tokenizer_sha256=corpus.manifest.tokenizer_sha256,
     )
     parameters = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     metadata = {"format": "pt", **origin.to_metadata()}
+    metadata[_CHECKSUM] = _content_sha256(parameters, metadata)
     make_folder(path)
     _write(tokenizer_file(path), lambda new: shutil.copyfile(corpus.tokenizer_path, new))
     _write(path, lambda new: _save_readable(parameters, new, metadata, like=tokenizer_file(path)))
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of a weights file.
+    """Make the folder of a weights file, and clear it of files that a killed write left there.
+
+    One process at a time writes to a store, so that no file in the making is another's.
 
     Raises:
         WeightsError: it cannot be made or written to; better known before the training than after.
@@ -143,6 +162,9 @@ def make_folder(path: Path) -> None:
         probe = path.with_name(f".{uuid.uuid4().hex}")
         probe.touch()
         probe.unlink()
+        for file in path.parent.iterdir():
+            if _UNFINISHED.fullmatch(file.name):
+                file.unlink()
     except OSError as error:
         raise _not_written(path, error) from error
 
@@ -155,8 +177,10 @@ def load_trained(path: Path, config: ModelConfig, run_id: str) -> TrainedModel:
         config: the sizes that the run's configuration says.
 
     Raises:
-        WeightsError: no such file; not safetensors; cut short; of another run; tensors missing,
-            unknown, of another shape or type; another tokenizer.
+        WeightsError: no such file; a folder; not readable; not safetensors; cut short; of another
+            run; tensors missing, unknown, of another shape or type; a test loss that is not finite;
+            an end-of-document token outside the vocabulary; another content than was written;
+            another tokenizer.
     """
     if not path.exists():
         raise WeightsError(
@@ -171,46 +195,97 @@ def load_trained(path: Path, config: ModelConfig, run_id: str) -> TrainedModel:
             f"{path} holds the weights of run {origin.run_id}, not of {run_id}. Give the file its "
             f"own name back."
         )
+    _check_range(path, origin, config.vocab_size)
     model.load_state_dict(tensors)
-    text = _tokenizer_text(tokenizer_file(path), origin)
-    return TrainedModel(model.eval(), load_tokenizer(tokenizer_file(path)), text, origin)
+    with _reading(tokenizer_file(path)):
+        text = _tokenizer_text(tokenizer_file(path), origin)
+        return TrainedModel(model.eval(), load_tokenizer(tokenizer_file(path)), text, origin)
 
 
 def _read(path: Path, shapes: Mapping[str, torch.Size]) -> tuple[Origin, dict[str, Tensor]]:
     """The metadata and the float32 tensors of these names and shapes, no other."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_PICKLES):
-        raise WeightsError(
-            f"{path} is a pickle (as torch.save writes), which can run code when it is read and is "
-            f"never read here. {_remedy()}"
-        )
-    try:
+    with _reading(path):
+        _refuse_pickle(path)
         with safetensors.safe_open(path, framework="pt") as opened:
-            origin = _origin(path, opened.metadata())
+            metadata: dict[str, str] = opened.metadata() or {}
+            origin = _origin(path, metadata)
             _check_names(path, set(opened.keys()), set(shapes))
             tensors = {name: opened.get_tensor(name) for name in shapes}
-    except safetensors.SafetensorError as error:
-        raise WeightsError(
-            f"{path} is no complete safetensors file ({error}). {_remedy()}"
-        ) from error
     for name, tensor in tensors.items():
         if (tensor.shape, tensor.dtype) != (shapes[name], torch.float32):
             raise WeightsError(
                 f"{path}: '{name}' has shape {tuple(tensor.shape)} and type {tensor.dtype}, but "
                 f"the run's model has {tuple(shapes[name])} and torch.float32. {_remedy()}"
             )
+    if _content_sha256(tensors, metadata) != metadata[_CHECKSUM]:
+        raise WeightsError(
+            f"{path} has been changed since it was written (its content has another checksum than "
+            f"its metadata say). {_remedy()}"
+        )
     return origin, tensors
 
 
-def _origin(path: Path, metadata: Mapping[str, str] | None) -> Origin:
+@contextlib.contextmanager
+def _reading(path: Path) -> Generator[None]:
+    """Name the file that cannot be read, and the remedy."""
     try:
-        return Origin.from_metadata(metadata or {})
+        if path.exists() and not path.is_file():
+            raise WeightsError(f"{path} is a folder or a device, not a file. {_remedy()}")
+        yield
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error}). {_remedy()}") from error
+    except safetensors.SafetensorError as error:
+        raise WeightsError(
+            f"{path} is no complete safetensors file ({error}). {_remedy()}"
+        ) from error
+
+
+def _refuse_pickle(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(9)
+    # The size of a safetensors header can be the bytes that begin a pickle; then comes its JSON.
+    if start.startswith(_PICKLES) and start[8:] != b"{":
+        raise WeightsError(
+            f"{path} is a pickle (as torch.save writes), which can run code when it is read and is "
+            f"never read here. {_remedy()}"
+        )
+
+
+def _content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the metadata but the checksum, then each tensor's name, type, shape, bytes."""
+    said = sorted((key, value) for key, value in metadata.items() if key != _CHECKSUM)
+    digest = hashlib.sha256(json.dumps(said).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().numpy().data.cast("B"))
+    return digest.hexdigest()
+
+
+def _check_range(path: Path, origin: Origin, vocab_size: int) -> None:
+    """A checksum says that a file is as it was written, not that it was written well."""
+    if not math.isfinite(origin.test_loss):
+        raise WeightsError(
+            f"{path} gives {origin.test_loss} as its test loss, which no completed run has. "
+            f"{_remedy()}"
+        )
+    if not 0 <= origin.eod_id < vocab_size:
+        raise WeightsError(
+            f"{path} gives {origin.eod_id} as the end-of-document token, but the run's vocabulary "
+            f"is 0 to {vocab_size - 1}. {_remedy()}"
+        )
+
+
+def _origin(path: Path, metadata: Mapping[str, str]) -> Origin:
+    try:
+        origin = Origin.from_metadata(metadata)
+        _ = metadata[_CHECKSUM]
     except (KeyError, ValueError) as error:
         raise WeightsError(
             f"{path} does not say which run it is of ({type(error).__name__}: {error} in its "
-            f"metadata). It was not written by 'optbench train --keep-weights'. {_remedy()}"
+            f"metadata). It was not written by 'optbench train --keep-weights' of this version. "
+            f"{_remedy()}"
         ) from None
+    return origin
 
 
 def _check_names(path: Path, found: set[str], expected: set[str]) -> None:

@@ -137,6 +137,20 @@ def test_what_fewer_than_two_cells_searched_is_copied_from_the_nearest_size() ->
     assert (found[0].size_beyond, found[0].ratio_beyond) == (2.0, 8.0)
 
 
+def test_at_a_tuned_cell_its_winner_is_returned_though_others_say_otherwise() -> None:
+    cells = [*law_cells(), cell(8e8, 2.0, {"lr": 0.5, "beta1": 0.7}, searched=("lr",))]
+    here = only(transfer(cells, "adamw", 8e8 * 1.04, 2.0 / 1.04), "lr")
+    assert (here.value, here.rule, here.size_beyond) == (0.5, "tuned here", pytest.approx(1.04))
+    assert float(here.low or 9) <= 0.5 <= float(here.high or 0)
+    assert only(transfer(cells, "adamw", 8e8 * 1.06, 2.0), "lr").rule == "trend"
+    assert only(transfer(cells, "adamw", 8e8, 2.0 * 1.06), "lr").rule == "trend"
+
+
+def test_near_best_numbers_are_told_in_order() -> None:
+    cells = [betas(1e8, 0.9, near={"beta1": (0.5,)}), betas(2e8, 0.8)]
+    assert only(transfer(cells, "adamw", 8e8, 1.0), "beta1").near_best == (0.5, 0.8, 0.9)
+
+
 def test_an_optimizer_without_cells_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^There is no tuned cell of lion\.$"):
         transfer(law_cells(), "lion", 1e8, 1.0)

@@ -13,6 +13,7 @@ from optbench.analysis.own_against_paper import (
     OwnCell,
     compare_with_paper,
 )
+from optbench.config import ScheduleConfig
 from optbench.ladder import PAPER_SIZES
 from optbench.published import read_published
 from optbench.store import RunStore
@@ -85,8 +86,54 @@ def test_own_means_stand_beside_the_published_losses() -> None:
 def test_differing_hyperparameters_are_named() -> None:
     found = compare_with_paper(at_size(study_of("adamw")), read_published())
     adamw = row(found, "adamw")
-    assert adamw.differing == ("lr", "nesterov")
+    assert adamw.differing == ("lr", "nesterov", "batch_tokens", "warmup_share", "decay_share")
     assert (adamw.own_configuration["lr"], adamw.published_configuration["lr"]) == (0.016, 0.008)
+
+
+def test_settings_of_the_run_are_compared_in_tokens_and_shares_of_the_steps() -> None:
+    store = at_size(study_of("adamw"))
+    for run_id, record in store.records.items():
+        config = dataclasses.replace(
+            record.run_config,
+            num_tokens=1_000 * 16 * 4_096,
+            schedule=ScheduleConfig(warmup_steps=100, decay_steps=500),
+        )
+        store.records[run_id] = dataclasses.replace(record, config=config.to_dict())
+    adamw = row(compare_with_paper(store, read_published()), "adamw")
+    own = adamw.own_configuration
+    assert (own["batch_tokens"], own["warmup_share"], own["decay_share"]) == (65_536, 0.1, 0.5)
+    # 128 sequences of 4,096 tokens: 5,120 steps, of which 2,000 warm up and all others decay
+    published = adamw.published_configuration
+    assert published["batch_tokens"] == 128 * 4_096
+    assert (published["warmup_share"], published["decay_share"]) == (0.3906, 0.6094)
+    assert not {"batch_size", "warmup_steps", "decay_frac"} & published.keys()
+
+
+def test_a_decay_that_the_source_names_is_taken_from_it() -> None:
+    muon = row(compare_with_paper(at_size(study_of("adamw", "muon")), read_published()), "muon")
+    assert muon.published_configuration["decay_share"] == 0.8
+
+
+def test_another_clipping_is_named() -> None:
+    study = study_of("adamw")
+    store = at_size(study)
+    for run_id, record in store.records.items():
+        config = dataclasses.replace(record.run_config, clip_norm=0.5)
+        store.records[run_id] = dataclasses.replace(record, config=config.to_dict())
+    adamw = row(compare_with_paper(store, read_published()), "adamw")
+    assert "clip_norm" in adamw.differing
+    named = (adamw.own_configuration["clip_norm"], adamw.published_configuration["clip_norm"])
+    assert named == (0.5, 1)
+
+
+def test_the_interval_of_a_difference_counts_the_noise_of_both_losses() -> None:
+    store = at_size(study_of("adamw"))
+    for sigma in (2e-3, 0.1):
+        adamw = row(compare_with_paper(store, read_published(), sigma), "adamw")
+        assert adamw.own.half_width is not None
+        assert adamw.difference_half_width == pytest.approx(
+            math.sqrt(adamw.own.half_width**2 + (1.959964 * sigma) ** 2), rel=1e-5
+        )
 
 
 def test_an_optimizer_that_was_not_published_has_no_difference() -> None:

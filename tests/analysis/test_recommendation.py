@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from optbench.analysis.recommendation import Place, Reach, RecommendationError, Source, recommend
+from optbench.analysis.recommendation import (
+    Place,
+    Reach,
+    RecommendationError,
+    Source,
+    check_reach,
+    recommend,
+)
 from optbench.analysis.recommendation_differences import compare
 from optbench.analysis.recommendation_sources import published_source, study_source
+from optbench.analysis.units import parse_count
 from optbench.published import read_published
 from optbench.store import RunStore
 
@@ -77,6 +85,9 @@ def test_a_warm_up_longer_than_the_run_is_cut_and_said(published: Source) -> Non
     assert sophia.remarks == (
         "sophia: the warm-up of 4000 steps is cut to 2048, 80% of the 2560 steps of this budget.",
     )
+    warmup = next(h for h in sophia.hyperparameters if h.axis == "warmup_steps")
+    assert (warmup.value, warmup.high) == (2048, 2048)
+    assert int(warmup.low or 0) <= 2048
 
 
 @pytest.mark.parametrize(
@@ -121,6 +132,9 @@ def test_one_tuned_cell_gives_its_winners_and_no_interval_elsewhere(study: Sourc
     )
     muon = found.optimizers[0]
     assert {h.rule for h in muon.hyperparameters} == {"copied"}
+    assert muon.remarks == (
+        "muon: the speed-up has no interval, since nothing is known of its error at this size.",
+    )
     assert muon.settings["lr"] == 0.064
     assert muon.speedup is not None
     assert muon.speedup.low is None
@@ -129,7 +143,9 @@ def test_one_tuned_cell_gives_its_winners_and_no_interval_elsewhere(study: Sourc
 
 
 def test_at_the_tuned_size_the_interval_is_that_of_the_study(study: Source) -> None:
-    muon = recommend(study, Place(params=32768, tokens=655360), ["muon"]).optimizers[0]
+    muon = recommend(study, Place(params=33e3, tokens=660e3), ["muon"]).optimizers[0]
+    assert {h.rule for h in muon.hyperparameters} == {"tuned here"}
+    assert muon.remarks == ()
     assert muon.speedup is not None
     assert muon.speedup.low is not None
     assert muon.speedup.low < 1.47 < (muon.speedup.high or 0)
@@ -151,12 +167,105 @@ def test_two_recommendations_are_compared_value_by_value(published: Source) -> N
     muon = compare(own, other)[0]
     assert muon.optimizer == "muon"
     factors = {value.axis: value.factor for value in muon.values}
-    assert factors == pytest.approx({"lr": 0.25, "batch_tokens": 2.0})
+    assert factors == pytest.approx(
+        {"lr": 0.25, "momentum": 0.98 / 0.95, "aux_lr_ratio": 1.5, "batch_tokens": 2.0}
+    )
     assert muon.speedup_factor is not None
     assert muon.speedup_factor < 1
     assert compare(own, own)[0].values == ()
     assert compare(own, own)[1].speedup_factor == 1.0
     assert compare(own, own)[0].intervals_overlap is True
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens"),
+    [
+        ("7.25B", "300B"),
+        ("22.4M", "1B"),
+        ("760M", "973B"),
+        ("760M", "3.8B"),
+        ("7B", "35B"),
+        ("7B", "8.96T"),
+    ],
+)
+def test_what_a_refusal_asks_for_is_accepted(published: Source, params: str, tokens: str) -> None:
+    place = Place(params=parse_count(params, likely="M"), tokens=parse_count(tokens, likely="B"))
+    check_reach(published, place)
+    farther = Place(params=place.params * (10 if params != "22.4M" else 0.1), tokens=1e11)
+    with pytest.raises(RecommendationError, match="Ask for "):
+        check_reach(published, farther)
+
+
+def test_hyperparameters_and_speed_up_have_flags_of_their_own(published: Source) -> None:
+    at_1b = recommend(published, Place(params=1.2e9, tokens=24e9))
+    muon, adamw = at_1b.find("muon"), at_1b.find("adamw")
+    assert muon is not None
+    assert adamw is not None
+    flag = "hyperparameters extrapolated 2.24x in size, speed-up interpolated"
+    assert (muon.flag, adamw.reach.flag) == (flag, "interpolated")
+    assert at_1b.reach.flag == "interpolated"
+    worst = "extrapolated 2.24x in size"
+    assert at_1b.flag == f"hyperparameters at worst {worst}, speed-ups at worst {worst}"
+
+
+def test_an_optimizer_named_twice_is_there_once(published: Source) -> None:
+    assert len(recommend(published, AT_760M, ["muon", "muon"]).optimizers) == 1
+
+
+def test_the_tuned_cell_of_adamw_is_returned_as_published(published: Source) -> None:
+    place = Place(params=1_207_959_552, tokens=24_159_191_040)
+    found = recommend(published, place, ["adamw"]).optimizers[0]
+    cell = read_published().find("adamw", "1.2b", 1.0)
+    assert cell is not None
+    assert (found.settings["lr"], found.settings["weight_decay"]) == (0.002, 0.2)
+    assert found.plan.batch_size == cell.configuration["batch_size"]
+
+
+def test_clipping_is_the_published_norm_over_the_published_parameters(published: Source) -> None:
+    found = recommend(published, AT_760M)
+    plans = {o.optimizer: (o.plan.clip_norm, o.plan.clip_scope) for o in found.optimizers}
+    assert plans["muon"] == (1.0, "no_matrices")
+    assert plans["scion"] == (2.0, "no_matrices")
+    assert plans["adam_mini"][1] == "norms"
+    assert (plans["adamw"][1], plans["mars"]) == ("all", (0.0, "all"))
+    mars = found.find("mars")
+    assert mars is not None
+    assert {h.rule for h in mars.hyperparameters if h.axis == "clip_norm"} == {"set here"}
+    assert mars.remarks[0].startswith("mars: clip_norm is set here: the published clip_norm of 1")
+
+
+def test_a_lead_within_the_interval_is_said_and_what_led_at_16x(published: Source) -> None:
+    at_16x = recommend(published, Place(params=300e6, tokens=96e9))
+    assert at_16x.rivals[0] == "soap"
+    assert at_16x.remarks[1].startswith("muon is not distinguishable from soap, ")
+    assert "soap had the lowest loss in both published cells at 16x" in at_16x.remarks[2]
+    for size in ("130m", "300m"):
+        cells = [c for c in read_published().cells if (c.size, c.ratio) == (size, 16.0)]
+        assert min(cells, key=lambda c: c.loss).optimizer == "soap"
+    assert len(recommend(published, AT_760M).remarks) == 2
+    assert len(recommend(published, AT_760M, ["muon"]).remarks) == 1
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(1.2e9, 1.0), (3e9, 1.0), (7e9, 1.0)],
+        [(134.3e6, 1.0), (67e6, 1.0), (22.4e6, 1.0)],
+        [(300e6, 16.0), (300e6, 32.0), (300e6, 64.0)],
+        [(300e6, 1.0), (300e6, 0.5), (300e6, 0.25)],
+    ],
+)
+def test_speed_ups_never_grow_surer_outside(
+    published: Source, places: list[tuple[float, float]]
+) -> None:
+    widths: list[float] = []
+    for params, ratio in places:
+        place = Place(params=params, tokens=20 * ratio * params)
+        speedup = recommend(published, place, ["muon"]).optimizers[0].speedup
+        assert speedup is not None
+        widths.append(math.log((speedup.high or 0) / (speedup.low or 1)))
+    assert widths[0] <= widths[1] * (1 + 1e-9)
+    assert widths[1] <= widths[2] * (1 + 1e-9)
 
 
 def test_speed_ups_grow_less_sure_away_from_the_sizes(published: Source) -> None:

@@ -79,6 +79,7 @@ def test_one_size_says_nothing_of_the_interval_at_another() -> None:
     trend = speedup_trends(fit)["muon"]
     assert trend.at(1e8).low == pytest.approx(math.exp(0.3 - SPREAD))
     assert trend.at(2e8) == Interval(value=math.exp(0.3), low=None, high=None)
+    assert trend.at(1.04e8).low == pytest.approx(math.exp(0.3 - SPREAD))  # counts as the same
 
 
 def test_the_baselines_falling_part_is_interpolated_and_goes_on_by_its_slope() -> None:

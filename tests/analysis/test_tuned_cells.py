@@ -23,13 +23,19 @@ def test_held_hyperparameters_say_nothing_of_their_best_value() -> None:
     assert retuned.winner["beta1"] == 0.9
 
 
-def test_epsilons_that_are_the_same_are_one_and_partial_clipping_is_none() -> None:
+def test_epsilons_that_are_the_same_are_one_and_the_method_that_clips_itself_is_not_clipped() -> (
+    None
+):
     cells = published_tunings(read_published(), {"muon": {"ns_steps": 5}})
     eps = {c.winner["eps"] for c in cells if "eps" in c.winner}
     assert min(float(value) for value in eps) == 1e-20
     muon = [c for c in cells if c.optimizer == "muon"]
-    assert {(c.winner["clip_norm"], c.winner["ns_steps"]) for c in muon} == {(0.0, 5)}
-    assert not any("clip_norm" in c.near_best or "lr_schedule" in c.winner for c in muon)
+    assert {(c.winner["clip_norm"], c.winner["ns_steps"]) for c in muon} == {(1, 5), (2, 5)}
+    assert any("clip_norm" in c.near_best for c in muon)
+    assert not any("lr_schedule" in c.winner for c in muon)
+    mars = [c for c in cells if c.optimizer == "mars"]
+    assert {c.winner["clip_norm"] for c in mars} == {0.0}
+    assert all("limits the corrected gradient" in c.set_here["clip_norm"] for c in mars)
 
 
 def test_near_best_values_are_those_of_the_list_and_of_the_table_within_the_tie() -> None:

@@ -82,3 +82,28 @@ def test_errors_are_messages(recipe: Path) -> None:
 
 def test_an_empty_cache_says_so(tmp_path: Path) -> None:
     assert "There is no prepared corpus in" in data("show", "--cache", str(tmp_path)).output
+
+
+def test_a_second_preparation_says_that_nothing_was_read(recipe: Path) -> None:
+    arguments = ("prepare", str(recipe), "--cache", str(recipe.parent / "cache"), "--workers", "1")
+    assert "already prepared" not in data(*arguments, "--restart").output
+    assert "It was already prepared, nothing was read." in data(*arguments).output
+    (recipe.parent / "notes/new.txt").write_text(text(99))
+    changed = data(*arguments)
+    assert changed.exit_code == 2
+    assert "The files of 'notes' changed since" in changed.output
+
+
+def test_verification_of_a_damaged_corpus_exits_with_2(recipe: Path) -> None:
+    cache = recipe.parent / "cache"
+    data("prepare", str(recipe), "--cache", str(cache), "--workers", "1")
+    assert data("show", "--cache", str(cache), "--verify").exit_code == 0
+    shard = next(cache.glob("mine-v300/train-*.bin"))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    found = data("show", "--cache", str(cache), "--verify")
+    assert (found.exit_code, "Damaged: mine-v300." in found.output) == (2, True)
+
+
+def test_a_cache_that_cannot_be_used_is_a_message(recipe: Path) -> None:
+    found = data("prepare", "nano", "--cache", str(recipe / "cache"))
+    assert (found.exit_code, "cannot be used" in found.output) == (2, True)

@@ -6,16 +6,21 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from optbench import curvature_estimates
 from optbench.analysis.recommendation import Place, Recommendation, recommend
 from optbench.analysis.recommendation_sources import published_source, study_source
 from optbench.cli import main
 from optbench.cli.recommend_formats import as_python, as_toml
-from optbench.optimizers import OPTIMIZERS
+from optbench.model import Llama
+from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
 from optbench.published import read_published
+from optbench.schedule import lr_factor
 from optbench.store import RunStore
 from optbench.study_file import read_study
+from optbench.trainer import clipped_parameters
 
 NANO_ALL = Path(__file__).parents[2] / "results" / "nano_all"
 STUDY = """
@@ -55,6 +60,13 @@ def test_the_table_fits_a_terminal_and_flags_every_value() -> None:
         *("12", "cells,", "outside", "1.42x", "size"),
     ]
     assert "= batch in tokens" in done.output
+    clip = next(line for line in lines if line.startswith("clip_norm"))
+    assert " off, 1, 2 " in clip
+    assert any(line.startswith("batch_size (seq. 4096) ") for line in lines)
+    assert "…" not in done.output
+    head = " ".join(" ".join(lines[:2]).split())
+    flag = "hyperparameters extrapolated 1.42x in size, speed-up interpolated."
+    assert head.endswith(f"From the published results: {flag}")
     assert "One seed was published" in done.output
 
 
@@ -85,6 +97,14 @@ def test_toml_is_a_part_of_a_study_file(found: Recommendation) -> None:
     scion = study.optimizers["scion"]
     assert scion.start["radius_hidden"] == 1.0  # the variant that the rates are for
     assert study.optimizers["adamw"].run.warmup_steps == 2000
+    assert (run.clip_norm, run.clip_scope) == (1.0, "no_matrices")
+    lines = text.splitlines()
+    at = lines.index("[optimizers.muon]")
+    assert lines[at - 2 : at] == [
+        "# muon: hyperparameters extrapolated 1.42x in size, speed-up interpolated.",
+        "# Batches of 1.05M tokens: 256 sequences of 4096 tokens.",
+    ]
+    assert "# mars: clip_norm is set here" in text
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -105,6 +125,58 @@ def test_the_script_runs_and_prints_nothing(
     assert max(rates) == pytest.approx(one.settings["lr"])
     assert ("clip_grad_norm_" in script) == (one.plan.clip_norm > 0)
     assert max(map(len, script.splitlines())) <= 100
+    plan = one.plan
+    schedule = names["scheduler"].lr_lambdas[0]  # type: ignore[attr-defined]
+    steps = (0, 1000, plan.num_steps // 2, plan.num_steps - 5)
+    assert names["NUM_STEPS"] == plan.num_steps
+    assert [schedule(step) for step in steps] == [
+        lr_factor(
+            step,
+            num_steps=plan.num_steps,
+            warmup_steps=plan.warmup_steps,
+            decay_steps=plan.decay_steps,
+            shape=plan.decay_shape,
+        )
+        for step in steps
+    ]
+    if plan.clip_norm and plan.clip_scope != "all":
+        model = names["model"]
+        assert isinstance(model, Llama)
+        ours, theirs = names["clipped"], clipped_parameters(model, plan.clip_scope)
+        assert isinstance(ours, list)
+        assert list(map(id, ours)) == list(map(id, theirs))
+
+
+def test_curvature_is_estimated_along_another_direction_each_time(
+    found: Recommendation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    one = found.find("sophia")
+    assert one is not None
+    script = as_python(dataclasses.replace(found, optimizers=(one,)))
+    states: list[bytes] = []
+    give = curvature_estimates.give_curvature
+
+    def record(
+        optimizer: CurvatureOptimizer,
+        model: Llama,
+        tokens: torch.Tensor,
+        generator: torch.Generator,
+    ) -> None:
+        states.append(generator.get_state().numpy().tobytes())
+        give(optimizer, model, tokens, generator)
+
+    monkeypatch.setattr(curvature_estimates, "give_curvature", record)
+    exec(compile(script.replace("range(2)", "range(24)"), "sophia.py", "exec"), {})
+    assert len(states) > 1
+    assert len(set(states)) == len(states)
+
+
+def test_the_script_of_the_first_says_what_is_not_told_from_it(found: Recommendation) -> None:
+    text = " ".join(as_python(found).split())
+    assert "muon is not distinguishable from soap, scion" in text
+    assert "hyperparameters extrapolated 1.42x in size, speed-up" in text
 
 
 def test_a_study_of_ones_own_is_answered_from_and_not_compared_from_afar() -> None:

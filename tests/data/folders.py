@@ -8,6 +8,10 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from optbench.data.document_shards import DocumentShard, MixtureCorpus
 from optbench.data.mixture_recipe import MixtureRecipe
 from optbench.data.recipe_file import find_recipe
 
@@ -43,6 +47,11 @@ def dclm(root: Path, files: int = 4, count: int = 60) -> dict[str, list[str]]:
         found[name] = texts(name, count)
         write(root / name, gzip.compress(json_lines(found[name]), mtime=0))
     return found
+
+
+def document_starts(corpus: MixtureCorpus, shard: DocumentShard) -> npt.NDArray[np.int64]:
+    """Where the documents of a shard start in it, and the end of the last; (documents + 1,)."""
+    return np.fromfile(corpus.directory / f"{shard.name}.idx", "<u8").astype(np.int64)
 
 
 def toy_recipe(folder: Path, extra: str = "", head: str = "") -> MixtureRecipe:

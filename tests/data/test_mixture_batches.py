@@ -22,7 +22,7 @@ from optbench.data.document_shards import (
 from optbench.data.mixture_batches import MixtureBatches
 from optbench.data.preparation import prepare_mixture
 
-from .folders import toy_recipe
+from .folders import document_starts, toy_recipe
 
 SEQ_LEN = 7
 WIDTH = SEQ_LEN + 1
@@ -174,7 +174,7 @@ def test_documents_are_numbered_as_the_offsets_say(toy: MixtureCorpus) -> None:
     """Against the offsets of the documents, for every window that is found in the text once."""
     starts, base = [], 0
     for shard in toy.manifest.shards_of("train", "web"):
-        starts += (toy.document_starts(shard).astype(int)[:-1] + base).tolist()
+        starts += (document_starts(toy, shard)[:-1] + base).tolist()
         base += shard.tokens
     everything = np.empty(base, np.int64)
     toy.tokens("train", "web").copy_to(everything, 0)
@@ -293,3 +293,8 @@ def test_a_damaged_manifest_or_tokenizer_is_refused(toy: MixtureCorpus, tmp_path
 
 def test_the_manifest_comes_back_from_its_file(toy: MixtureCorpus) -> None:
     assert dataclasses.replace(toy.manifest) == open_mixture(toy.directory).manifest
+
+
+def test_a_step_below_zero_is_refused() -> None:
+    with pytest.raises(DataError, match="count from 0, but sequence -4 was asked for"):
+        numbered((900, 900, 900)).batch(-1, seed=0, batch_size=4, seq_len=SEQ_LEN)

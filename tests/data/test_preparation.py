@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,15 +22,17 @@ import pytest
 from optbench.data import document_shards
 from optbench.data.corpus import SPLITS, DataError
 from optbench.data.document_shards import MixtureCorpus, MixtureManifest, open_mixture
-from optbench.data.encoding import split_by_text
+from optbench.data.encoding import Encoder, split_by_text
 from optbench.data.mixture_recipe import MixtureRecipe, Stream
 from optbench.data.parts import Part
-from optbench.data.preparation import prepare_mixture
+from optbench.data.preparation import kept_mixture, prepare_mixture
 from optbench.data.readers import read_part
+from optbench.data.reading import Place, TextBatch
+from optbench.data.recipe_file import read_recipe
 from optbench.data.retries import Patience
-from optbench.data.tokenizer import load_tokenizer
+from optbench.data.tokenizer import load_tokenizer, train_tokenizer
 
-from .folders import SYLLABLES, json_lines, texts, toy_recipe, write
+from .folders import SYLLABLES, document_starts, json_lines, texts, toy_recipe, write
 
 IMPATIENT = Patience(attempts=4, sleep=lambda seconds: None)
 
@@ -56,7 +60,7 @@ def documents_of(corpus: MixtureCorpus, split: str, source: str) -> list[str]:
     for shard in corpus.manifest.shards:
         if (shard.split, shard.source) == (split, source):
             tokens = np.fromfile(corpus.directory / f"{shard.name}.bin", "<u2")
-            starts = corpus.document_starts(shard).astype(int)
+            starts = document_starts(corpus, shard)
             assert (starts[0], starts[-1]) == (0, len(tokens))
             np.testing.assert_array_equal(
                 np.flatnonzero(tokens == corpus.manifest.eod_id) + 1, starts[1:]
@@ -278,7 +282,7 @@ def test_a_quota_ends_behind_the_document_that_reaches_it(tmp_path: Path) -> Non
     corpus = open_mixture(tmp_path / "cache/toy-v300")
     for (name, _), quota in zip(manifest.mixture("train"), (7507, 494), strict=True):
         (shard,) = manifest.shards_of("train", name)
-        last = int(corpus.document_starts(shard)[-2])
+        last = int(document_starts(corpus, shard)[-2])
         assert last < quota <= shard.tokens
     for source in manifest.provenance:
         kept = sum(s.documents for s in manifest.shards if s.source == source.source)
@@ -301,30 +305,151 @@ def test_a_source_with_fewer_documents_than_the_recipe_says_is_named(tmp_path: P
         prepare_mixture(recipe, tmp_path / "cache")
 
 
-def test_files_that_changed_since_the_beginning_are_refused(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path)
-    interrupted = failing(330, KeyboardInterrupt())
+@pytest.mark.parametrize(("after", "shards"), [(330, False), (550, True)])
+def test_an_unfinished_preparation_of_other_files_is_replaced_if_nothing_is_lost(
+    after: int, shards: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_batches(monkeypatch)
+    recipe, cache = toy_recipe(tmp_path), tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
-        prepare_mixture(recipe, tmp_path / "cache", open_source=interrupted)
+        prepare_mixture(recipe, cache, open_source=failing(after, KeyboardInterrupt()))
     write(tmp_path / "maths/0.jsonl", json_lines(texts("others", 9)))
-    with pytest.raises(DataError, match="The files of the source 'maths' are not those that were"):
-        prepare_mixture(recipe, tmp_path / "cache")
+    if shards:
+        with pytest.raises(DataError, match=r"source 'maths' are not those .* with --restart"):
+            prepare_mixture(recipe, cache)
+    found = prepare_mixture(recipe, cache, restart=shards)
+    assert found == prepare_mixture(recipe, tmp_path / "whole")
 
 
-def test_another_recipe_of_the_same_name_is_refused(toy: Prepared, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("after", "shards"), [(330, False), (550, True)])
+def test_an_unfinished_preparation_of_another_recipe_is_replaced_if_nothing_is_lost(
+    after: int, shards: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_batches(monkeypatch)
+    recipe, cache = toy_recipe(tmp_path), tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        prepare_mixture(recipe, cache, open_source=failing(after, KeyboardInterrupt()))
+    other = dataclasses.replace(recipe, tokens=5000)
+    if shards:
+        with pytest.raises(
+            DataError,
+            match=r"recipe or tokenizer: `tokens` was 0 and is 5000\. .*--restart",
+        ):
+            prepare_mixture(other, cache)
+    found = prepare_mixture(other, cache, restart=shards)
+    assert found == prepare_mixture(other, tmp_path / "whole")
+
+
+def test_a_finished_corpus_of_other_files_is_not_returned(tmp_path: Path) -> None:
+    recipe, cache = toy_recipe(tmp_path), tmp_path / "cache"
+    manifest = prepare_mixture(recipe, cache)
+    assert kept_mixture(recipe, cache) == manifest
+    assert kept_mixture(recipe, tmp_path / "none") is None
+    extra = write(tmp_path / "maths/9.jsonl", json_lines(texts("others", 9)))
+    with pytest.raises(
+        DataError, match=r"The files of 'maths' changed since .*toy-v300 was prepared: there were 2"
+    ):
+        prepare_mixture(recipe, cache)
+    extra.unlink()
+    assert prepare_mixture(recipe, cache) == manifest
+
+
+@pytest.mark.parametrize("table", ["[validation]", '[[sources]]\nname = "again"'])
+def test_a_file_in_two_tables_is_refused_with_both(table: str, tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "maths")
+    text = (tmp_path / "toy.toml").read_text()
+    for key in ("validation_share", "test_share"):
+        text = text.replace(f"{key} = 0.15\n", "")
+    other = read_recipe(f'{text}\n{table}\nfiles = ["link/0.jsonl"]', recipe.base)
+    second = other.streams()[-1].source.name
+    with pytest.raises(DataError, match=rf"0\.jsonl is in 'maths' and in '{second}': its text"):
+        prepare_mixture(other, tmp_path / "cache")
+
+
+def test_a_tokenizer_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+    path, batch = tmp_path / "tokenizer.json", TextBatch(("ba ba ba ba ko",), Place())
+    lengths: list[int] = []
+    for text in ("ba ba ba ko ko", "mi re su ta lo ne pi ga"):
+        train_tokenizer([text] * 9, 260).save(str(path))
+        (found,) = Encoder(path, 0, 1).encode(iter([batch]), (("train", 1),))
+        lengths.append(len(found.documents[0].tokens))
+    assert lengths[0] < lengths[1]
+
+
+STEPS = (
+    "optbench.data.preparation.write_durably",
+    "optbench.data.preparation.open_mixture",
+    "pathlib.Path.rename",
+    "optbench.data.unfinished.sync_folder",
+)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("step", [*STEPS, "progress.json", "lock"])
+def test_a_kill_at_the_end_loses_nothing(step: str, behind: bool, tmp_path: Path) -> None:
+    recipe, cache = toy_recipe(tmp_path), tmp_path / "cache"
+    removed = step not in STEPS
+    unlink = Path.unlink
+
+    def killed(*args: Any, **options: Any) -> object:
+        final = cache / "toy-v300"
+        ours = (
+            args[0] == final / step if removed else "manifest" in str(args[0]) or step != STEPS[0]
+        )
+        if not ours:
+            return original(*args, **options)
+        if behind:
+            original(*args, **options)
+        raise KeyboardInterrupt
+
+    target = "pathlib.Path.unlink" if removed else step
+    original = unlink if removed else pkgutil.resolve_name(target.replace(".Path", ":Path"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_mixture(recipe, cache)
+    manifest = prepare_mixture(recipe, cache, open_source=unreadable)
+    assert manifest == open_mixture(cache / "toy-v300", verify_checksums=True).manifest
+    assert os.listdir(cache) == ["toy-v300"]
+
+
+def unreadable(stream: Stream, part: Part, skip: int) -> Iterator[str]:
+    raise AssertionError("read again")
+
+
+def test_a_cache_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    cache = write(tmp_path / "file", b"") / "cache"
+    with pytest.raises(DataError, match=rf"The cache {cache} cannot be used .*: --cache"):
+        prepare_mixture(recipe, cache)
+
+
+def test_a_file_that_disappears_is_named(tmp_path: Path) -> None:
+    def gone(stream: Stream, part: Part, skip: int) -> Iterator[str]:
+        Path(part.url).unlink(missing_ok=True)
+        return read_part(part, stream.source, skip)
+
+    with pytest.raises(
+        DataError, match=r"gz \(source 'web'\) cannot be read behind document 0 \(FileNotFoundError"
+    ):
+        prepare_mixture(toy_recipe(tmp_path), tmp_path / "cache", open_source=gone)
+
+
+def test_a_few_text_files_without_a_separator_say_what_a_document_is(tmp_path: Path) -> None:
+    write(tmp_path / "book.txt", " ".join(texts("book", 90)).encode())
+    text = 'name = "book"\nvocab_size = 300\n[[sources]]\nname = "book"\nfiles = ["book.txt"]'
+    with pytest.raises(DataError, match=r"\(1 documents in all\)\. Each .* `separator` divides"):
+        prepare_mixture(read_recipe(text, tmp_path), tmp_path / "cache")
+
+
+def test_another_recipe_of_the_same_name_is_refused(toy: Prepared) -> None:
     other = dataclasses.replace(toy.recipe, tokens=99)
     with pytest.raises(DataError, match="was prepared with another recipe or tokenizer"):
         prepare_mixture(other, toy.corpus.directory.parent)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_mixture(toy.recipe, tmp_path, open_source=failing(330, KeyboardInterrupt()))
-    with pytest.raises(DataError, match="holds an unfinished preparation with another recipe"):
-        prepare_mixture(other, tmp_path)
 
 
 def test_a_prepared_mixture_is_not_read_again(toy: Prepared) -> None:
-    def unreadable(stream: Stream, part: Part, skip: int) -> Iterator[str]:
-        raise AssertionError("read again")
-
     cache = toy.corpus.directory.parent
     assert prepare_mixture(toy.recipe, cache, open_source=unreadable) == toy.manifest
 

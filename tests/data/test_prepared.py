@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from optbench import session
+from optbench.config import ConfigError
 from optbench.data.batches import TokenBatches
 from optbench.data.corpus import DataError
 from optbench.data.mixture_batches import MixtureBatches
@@ -14,6 +17,8 @@ from optbench.data.preparation import prepare_mixture
 from optbench.data.prepared import batches_of, list_prepared, open_named, open_prepared
 from optbench.data.shards import Corpus
 from optbench.run import run
+from optbench.study_file import find_study, read_study
+from optbench.sweep import Budget
 
 from ..builders import TINY_CONFIG
 from .folders import toy_recipe
@@ -84,3 +89,34 @@ def test_a_run_trains_on_a_mixture_and_knows_its_fingerprint(cache: Path) -> Non
     assert record.status == "completed", record.error
     other = run(config.with_fingerprint("0" * 16), corpus.directory)
     assert "was configured for 0000000000000000" in other.error
+
+
+def test_a_corpus_is_asked_for_by_a_name(cache: Path) -> None:
+    with pytest.raises(DataError, match=r"`corpus` must be a lower-case name .* '\.\./toy'"):
+        open_named("../toy", 300, cache)
+
+
+def test_a_study_is_refused_before_it_trains_if_its_corpus_is_too_small(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTBENCH_CACHE", str(cache))
+    manifest = open_named("toy", 300, cache).manifest
+
+    def prepared(corpus: str, vocab_size: int, console: Console) -> object:
+        return manifest
+
+    monkeypatch.setattr(session, "prepared_corpus", prepared)
+    study = read_study(find_study("nano"))
+    with pytest.raises(ConfigError) as error:
+        session.run_study(study, tmp_path / "out", 1, Console(quiet=True), Budget())
+    found = "\n".join(error.value.problems)
+    for split in ("validation", "test"):
+        assert f"The {split} split of the corpus 'toy' gives" in found
+    assert not (tmp_path / "out").exists()
+    model = dataclasses.replace(TINY_CONFIG.model, seq_len=4000)
+    long = dataclasses.replace(TINY_CONFIG, model=model, num_tokens=10**6)
+    with pytest.raises(ConfigError, match="The train split of 'maths' holds"):
+        session.train_one(long, tmp_path / "out", Console(quiet=True))
+    session.refuse_small_corpus(
+        manifest, [dataclasses.replace(TINY_CONFIG, eval_tokens=64, test_tokens=64)]
+    )

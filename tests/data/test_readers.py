@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from optbench.data.corpus import DataError
 from optbench.data.mixture_recipe import TextSource
 from optbench.data.parts import Part, list_parts
 from optbench.data.readers import read_part
-from optbench.data.retries import Patience
+from optbench.data.retries import Patience, persistently
 
 from .folders import json_lines, texts, write
 
@@ -131,7 +132,7 @@ def test_a_missing_field_is_refused_with_the_nearest(name: str, tmp_path: Path) 
 def test_a_field_that_is_no_text_is_refused(name: str, tmp_path: Path) -> None:
     path = FILES[name](tmp_path / name)
     field = "meta" if name == "a.jsonl" else "id"
-    with pytest.raises(DataError, match=rf"'{field}' of .* no text"):
+    with pytest.raises(DataError, match=rf"no text.* '{field}'|'{field}' of .* no text"):
         read(path, field=field)
 
 
@@ -149,3 +150,66 @@ def test_a_url_is_read_through_fsspec(tmp_path: Path) -> None:
     (part,) = list_parts(source, tmp_path, Patience()).parts
     assert part.url == "memory:///corpus/a.jsonl.gz"
     assert list(read_part(part, source, 3)) == DOCUMENTS[3:]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"])
+def test_a_connection_that_ends_early_is_tried_again_and_then_refused(
+    name: str, tmp_path: Path
+) -> None:
+    """Cut between two documents, which nothing but the listed size can tell."""
+    path = FILES[name](tmp_path / name)
+    part, source = the_part(path)
+    whole = path.read_bytes()
+    kept = whole.rfind(b"\n", 0, -1) + 1 if name == "a.jsonl" else len(whole) // 2
+    answers = [whole[:kept], whole]
+
+    class ShortSystem:
+        def info(self, path: str) -> dict[str, int]:
+            return {"size": len(whole)}
+
+        def open(self, path: str, mode: str) -> io.BytesIO:
+            return io.BytesIO(answers.pop(0))
+
+    def short_system(url: str) -> tuple[ShortSystem, str]:
+        return ShortSystem(), url
+
+    def open_at(skip: int) -> Iterator[str]:
+        return read_part(part, source, skip)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fsspec.url_to_fs", short_system)
+        patience = Patience(attempts=3, sleep=lambda seconds: None)
+        assert list(persistently(open_at, 0, "web", patience)) == DOCUMENTS
+        answers = [whole[:kept]] * 8
+        with pytest.raises(DataError, match=rf"EndedEarlyError: {kept} of {len(whole)} bytes came"):
+            list(persistently(open_at, 0, "web", patience))
+
+
+def test_an_empty_packed_file_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl.gz", b"")
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz is cut off or damaged \(it is empty\)"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b'\n\n{"text": 1', r"Line 3 \(document 1\) of .* is not JSON"),
+        (b'{"text": "a"}\n\n{"text": "\\ud800"}', r"half a character: Line 3 \(document 2\) of"),
+        (b"{" * 3 + b'"text": ' + b"[" * 200_000, r"Line 1 \(document 1\) of .* is not JSON"),
+        (b'{"text": ' + b"[" * 200_000, r"Line 1 \(document 1\) of .* is not JSON .*recursion"),
+        (b'[{"text": "a"}]', r"one object per line\. Convert it: jq -c '\.\[\]' a\.json"),
+        ('{"text": "ä"}'.encode("latin-1"), r"is not UTF-8 .* iconv -f latin1 -t utf-8"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named_with_the_remedy(
+    contents: bytes, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path / "a.json", contents))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    with pytest.raises(DataError, match=r"names the folder .*web as a file.* pattern: .*web/\*"):
+        the_part(tmp_path / "web")

@@ -153,6 +153,11 @@ files = ["c"]
         (SMALL.replace('"a.txt"', "3"), "`sources[0].files` must be a list of texts"),
         (SMALL + "hub = 3", "`sources[0].hub` must be a table, but got 3."),
         ("validation = 3\n" + SMALL, "`validation` must be a table like one of [[sources]]."),
+        ("test_share = 0\n" + SMALL, "`test_share` must lie between 0 and 0.5, but got 0.0. Every"),
+        (
+            SMALL + '[validation]\nfiles = ["v.txt"]\nweight = 2',
+            "`validation.weight` has no meaning",
+        ),
         ("shard_tokens = 0\n" + SMALL, "`shard_tokens` must be at least 1."),
     ],
 )
@@ -164,6 +169,10 @@ def test_a_problem_names_what_is_wrong(text: str, message: str) -> None:
 def test_an_unknown_recipe_is_refused_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'dclm'\. Did you mean 'dclm-mix'\? Available: nano, "):
         find_recipe("dclm")
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes("# ä\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.toml cannot be read: 'utf-8' codec"):
+        find_recipe(str(latin))
     with pytest.raises(ConfigError, match=r"There is no recipe file .*none\.toml"):
         find_recipe(str(tmp_path / "none.toml"))
 

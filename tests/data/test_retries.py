@@ -72,9 +72,10 @@ def test_failures_count_anew_after_a_document() -> None:
 
 
 @pytest.mark.parametrize("error", [HubError(404), HubError(401), ValueError("x"), OSError("io")])
-def test_an_error_that_stays_is_raised_at_once(error: Exception) -> None:
+def test_an_error_that_stays_ends_at_once_and_names_file_and_document(error: Exception) -> None:
     stream = Flaky((3, error))
-    with pytest.raises(type(error), match=re.escape(str(error))):
+    text = re.escape(f"({type(error).__name__}: {error})")
+    with pytest.raises(DataError, match=rf"web cannot be read behind document 3 {text}\."):
         read(stream)
     assert stream.opened == [0]
 

@@ -77,6 +77,7 @@ def test_named_tasks_and_a_limit_restrict_what_is_done(
     }  # fmt: skip
     assert {score.documents for score in found.scores} == {5}
     assert found.limit == 5
+    assert {score.version for score in found.scores} == {""}  # these tasks have none
     assert scores["acc"].chance == 0.0  # any word could be the last
     assert scores["bits_per_byte"].chance is None
     assert scores["perplexity"].stderr is not None  # by bootstrap

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from optbench.config import UserError
 from optbench.export import export_run
 from optbench.weights import TrainedModel
 from tests.builders import record_of
@@ -117,6 +118,37 @@ def test_sampling_is_refused(ours: HarnessModel) -> None:
 
     with pytest.raises(HarnessError, match=r"asks for sampled text .* Set do_sample: false"):
         ours.generate_until([request("ba", {"do_sample": True, "temperature": 0.7})])
+
+
+@pytest.mark.parametrize(
+    ("context", "settings", "said"),
+    [
+        ("ba ko", {}, "256 new tokens (max_gen_toks, 256 when it is not set), which leaves 0 of"),
+        ("ba " * 40, {"max_gen_toks": 31}, "31 new tokens (max_gen_toks, 256 when it is not set)"),
+        ("ba " * 40, {"max_gen_toks": 17}, "leaves 15 of the model's 32 for a prompt of"),
+    ],
+)
+def test_a_text_so_long_that_its_prompt_is_lost_is_refused(
+    context: str, settings: dict[str, int], said: str, ours: HarnessModel
+) -> None:
+    from optbench.evaluation.harness_model import HarnessError
+
+    with pytest.raises(HarnessError) as error:
+        ours.generate_until([request(context, settings)])
+    assert said in str(error.value)
+    assert "Set max_gen_toks to at most 16 in its generation_kwargs." in str(error.value)
+
+
+def test_a_long_text_after_a_prompt_that_fits_is_written(
+    ours: HarnessModel, trained: TrainedModel
+) -> None:
+    prompt = ours.tok_encode("ba")
+    room = MODEL.seq_len - len(prompt)
+    (text,) = ours.generate_until([request("ba", {"max_gen_toks": room})])
+    short = ours.generate_until([request("ba", {"max_gen_toks": 3})])[0]
+    assert text.startswith(short)
+    with pytest.raises(UserError, match="max_gen_toks"):
+        ours.generate_until([request("ba", {"max_gen_toks": room + 1})])
 
 
 @pytest.fixture(scope="module")

@@ -53,13 +53,27 @@ def test_every_statement_and_claim_has_its_verdict(page: Page) -> None:
         if tag == "span" and attributes.get("class") in ("holds", "does-not-hold", "cannot-tell")
     ]
     results = paper_results()
-    expected = [s.verdict for s in results.statements]
+    expected = [
+        verdict
+        for pair in zip(results.statements, results.at_scatter, strict=True)
+        for verdict in (one.verdict for one in pair)
+    ]
     expected += ["holds" for axis in results.sensitive if axis.agreement == "same"]
     expected += [claim.verdict for claim in results.claims]
     assert verdicts == expected
     for one in results.statements:
         for sentence in (one.text, *one.evidence):
             assert " ".join(sentence.split()) in page.text
+
+
+def test_the_noise_is_said_to_be_assumed(page: Page) -> None:
+    assert "σ = 0.002 is an assumption" in page.text
+    assert "That is no estimate of noise." in page.text
+
+
+def test_an_end_below_the_smallest_budget_is_open(page: Page) -> None:
+    assert "1.02× (0, 1.07]" in page.text
+    assert "[0.00, " not in page.text
 
 
 def test_what_is_not_determined_says_why(page: Page) -> None:

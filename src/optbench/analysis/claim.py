@@ -83,8 +83,9 @@ def times_text(estimate: Speedup) -> str:
 
 
 def ends_text(low: float, high: float) -> str:
-    """``[1.32, 1.67]``; an open end is ∞."""
-    return f"[{low:.2f}, {high:.2f}]" if math.isfinite(high) else f"[{low:.2f}, ∞)"
+    """``[1.32, 1.67]``; open ends, which nothing measured bounds, are ``(0`` and ``∞)``."""
+    start = f"[{low:.2f}" if low > 0 else "(0"
+    return f"{start}, {high:.2f}]" if math.isfinite(high) else f"{start}, ∞)"
 
 
 def nats_text(difference: Difference) -> str:

@@ -8,7 +8,8 @@ to the grid that was searched, which goes on past its ends by its own step.
 
 Every other hyperparameter keeps the value that *won most* cells of the optimizer, those left out
 with which runs diverged at the nearest size. What fewer than
-two cells searched is *copied* from the nearest cell, nearest in N first, then in r. These rules
+two cells searched is *copied* from the nearest cell, nearest in N first, then in r. At a tuned
+cell all values are that cell's winner, *tuned here*. These rules
 were chosen among others by what they cost at sizes left out (see `recommendation_accuracy`).
 """
 
@@ -29,7 +30,7 @@ from optbench.analysis.tuned_cells import TunedCell
 from optbench.space import Value
 
 Floats: TypeAlias = NDArray[np.float64]
-Rule: TypeAlias = Literal["trend", "won most", "copied"]
+Rule: TypeAlias = Literal["tuned here", "trend", "won most", "copied", "set here"]
 
 TREND_AXES = ("lr", "batch_size")
 LEVEL = 0.95
@@ -46,6 +47,7 @@ class Transferred:
         low: lower end of its range: the 95 % prediction interval of a tuned value for a trend, the
             least near-best value otherwise; None where nothing is known of it.
         high: upper end.
+        near_best: numbers that were near-best in some cell, ascending; empty for a trend.
         rule: how the value was found.
         num_cells: tuned cells of the optimizer that searched it.
         size_beyond: N over the largest size that was searched, or the smallest over N; 1 between.
@@ -56,6 +58,7 @@ class Transferred:
     value: Value
     low: Value | None
     high: Value | None
+    near_best: tuple[Value, ...]
     rule: Rule
     num_cells: int
     size_beyond: float
@@ -124,6 +127,7 @@ def _transfer(
     places = searched if len(searched) > 1 else own[:1]
     rule: Rule = "copied"
     low = high = None
+    near: tuple[Value, ...] = ()
     value = next(cell.winner[axis] for cell in own if axis in cell.winner)
     if len(searched) > 1 and trend is not None and _levels(searched, axis) is not None:
         rule = "trend"
@@ -131,12 +135,20 @@ def _transfer(
     elif len(searched) > 1:
         rule = "won most"
         value = _most_won(axis, searched)
-        low, high = _near_best_range(axis, searched)
+        near = _near_best(searched, axis)
+        low, high = (near[0], near[-1]) if near else (None, None)
+    here = min(own, key=lambda cell: max(cell.distance(num_params, ratio)))
+    if axis in here.winner and here.is_at(num_params, ratio):
+        rule, value, places = "tuned here", here.winner[axis], [here]
+        low, high = _widened(low, high, value)
+    if axis in here.set_here:
+        rule = "set here"
     return Transferred(
         axis=axis,
         value=value,
         low=low,
         high=high,
+        near_best=near,
         rule=rule,
         num_cells=len(searched),
         size_beyond=beyond(num_params, [cell.num_params for cell in places]),
@@ -157,13 +169,21 @@ def _most_won(axis: str, searched: Sequence[TunedCell]) -> Value:
     return max(wins, key=lambda value: (wins[value], near[value]))
 
 
-def _near_best_range(
-    axis: str, searched: Sequence[TunedCell]
-) -> tuple[Value, Value] | tuple[None, None]:
-    values = [value for cell in searched for value in cell.near_best[axis]]
+def _near_best(searched: Sequence[TunedCell], axis: str) -> tuple[Value, ...]:
+    """Ascending; none of words and truth values."""
+    values = {value for cell in searched for value in cell.near_best[axis]}
     if any(isinstance(value, (str, bool)) for value in values):
+        return ()
+    return tuple(sorted(values, key=float))
+
+
+def _widened(
+    low: Value | None, high: Value | None, value: Value
+) -> tuple[Value | None, Value | None]:
+    """A range that holds the value."""
+    if low is None or high is None:
         return None, None
-    return min(values, key=float), max(values, key=float)
+    return min(low, value, key=float), max(high, value, key=float)
 
 
 # Trends -------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ only differences between optimizers can be compared.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,23 @@ from optbench.analysis.confirmation import Confirmed, read_confirmations
 from optbench.analysis.journal import read_journal
 from optbench.analysis.journal_entries import CellEntry
 from optbench.analysis.noise import MeanLoss, SeedNoise, mean_loss, pooled_noise
+from optbench.analysis.paper_noise import DEFAULT_SIGMA, checked_sigma
 from optbench.analysis.plain_data import plain_data
+from optbench.analysis.published_study import known_noise
+from optbench.analysis.recommendation import RUN_SETTINGS
+from optbench.analysis.recommendation_differences import BATCH_TOKENS, WARMUP_SHARE
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
 from optbench.analysis.sensitivity import tidy
+from optbench.analysis.tuned_cells import run_settings
 from optbench.analysis.units import format_count
 from optbench.config import UserError
 from optbench.ladder import PAPER_SIZES
-from optbench.published import PublishedResults
+from optbench.published import PublishedCell, PublishedResults
 from optbench.space import Configuration, Value
 from optbench.store import RunRecord, RunStore
+
+DECAY_SHARE = "decay_share"
+SAME_SHARE = 1e-3  # shares of a run's steps that are closer than this count as the same
 
 
 class NotThePapersSizeError(UserError):
@@ -38,13 +47,16 @@ class OwnCell:
     Args:
         own: mean over the study's fresh seeds, with the interval of its own noise; without a second
             seed at the size it has none.
-        published: loss of the one published run; None if the paper has no such run.
-        difference: own minus published, in nats per token; its interval is that of ``own``.
+        published: the published loss, the least of a sweep; None if the paper has no such cell.
+        difference: own minus published, in nats per token.
+        difference_half_width: of its 95 % interval, the own one and that of the σ assumed of the
+            published loss in quadrature; None if one of the two is not known.
         over_baseline: own loss minus the study's baseline's in the same cell.
         published_over_baseline: the same of the published losses.
-        own_configuration: of the study.
-        published_configuration: empty if the paper has no such run.
-        differing: hyperparameters that both name and that are not the same.
+        own_configuration: of the study, with the settings of its run: batch in tokens, warm-up and
+            decay as shares of the steps, clipping.
+        published_configuration: likewise; empty if the paper has no such cell.
+        differing: what both name and is not the same.
     """
 
     cell: CellEntry
@@ -52,6 +64,7 @@ class OwnCell:
     own: MeanLoss
     published: float | None
     difference: float | None
+    difference_half_width: float | None
     over_baseline: float | None
     published_over_baseline: float | None
     own_configuration: Configuration
@@ -68,6 +81,7 @@ class OwnAgainstPaper:
         baseline: of the study.
         corpora: that its runs were trained and tested on.
         source: of the published losses.
+        sigma: standard deviation assumed of a published loss, nats per token.
         rows: one for each optimizer and cell.
         left_out: labels of confirmed cells that are not the paper's.
     """
@@ -76,6 +90,7 @@ class OwnAgainstPaper:
     baseline: str
     corpora: tuple[str, ...]
     source: str
+    sigma: float
     rows: tuple[OwnCell, ...]
     left_out: tuple[str, ...]
 
@@ -84,24 +99,36 @@ class OwnAgainstPaper:
         return plain_data(dataclasses.asdict(self))
 
 
-def compare_with_paper(store: RunStore, results: PublishedResults) -> OwnAgainstPaper:
+def compare_with_paper(
+    store: RunStore, results: PublishedResults, sigma: float = DEFAULT_SIGMA
+) -> OwnAgainstPaper:
     """Look up every confirmed optimizer and cell among the published ones.
 
     Args:
         store: of a study, finished or not.
         results: as published.
+        sigma: standard deviation of a published loss, nats per token.
 
     Raises:
+        PaperError: σ is not positive and finite.
         StoreError: the journal does not say what the study is.
         NotThePapersSizeError: no confirmed cell has a size of the paper.
     """
+    published_noise = known_noise(checked_sigma(sigma))
     journal = read_journal(store.journal)
     confirmed = [c for c in read_confirmations(journal, store.records) if c.losses]
     ours = [c for c in confirmed if is_the_papers(c.cell)]
     if not ours:
         raise NotThePapersSizeError(_no_common_size([c.cell for c in confirmed]))
-    groups = noise_groups(journal, confirmed, store.records)
-    rows = [_row(c, ours, journal.study.baseline, groups, results) for c in ours]
+    sources = _Sources(
+        store=store,
+        results=results,
+        baseline=journal.study.baseline,
+        confirmed=ours,
+        groups=noise_groups(journal, confirmed, store.records),
+        published_noise=published_noise,
+    )
+    rows = [_row(one, sources) for one in ours]
     rows.sort(key=lambda r: (r.cell.num_nonembedding_params, r.cell.num_tokens, r.own.value))
     others = dict.fromkeys(c.cell.label for c in confirmed if not is_the_papers(c.cell))
     return OwnAgainstPaper(
@@ -109,6 +136,7 @@ def compare_with_paper(store: RunStore, results: PublishedResults) -> OwnAgainst
         baseline=journal.study.baseline,
         corpora=_corpora(ours, store.records),
         source=results.source,
+        sigma=sigma,
         rows=tuple(rows),
         left_out=tuple(others),
     )
@@ -139,45 +167,110 @@ def _corpora(confirmed: Sequence[Confirmed], records: Mapping[str, RunRecord]) -
     return tuple(dict.fromkeys(names))
 
 
-def _row(
-    one: Confirmed,
-    ours: Sequence[Confirmed],
-    baseline: str,
-    groups: Sequence[NoiseGroup],
-    results: PublishedResults,
-) -> OwnCell:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sources:
+    """What every row is read from."""
+
+    store: RunStore
+    results: PublishedResults
+    baseline: str
+    confirmed: Sequence[Confirmed]
+    groups: Sequence[NoiseGroup]
+    published_noise: SeedNoise
+
+    def own(self, optimizer: str, place: CellEntry) -> MeanLoss | None:
+        found = (c for c in self.confirmed if c.optimizer == optimizer and c.cell.key == place.key)
+        one = next(found, None)
+        return mean_loss(one.losses, self.noise(place.size)) if one else None
+
+    def noise(self, size: str) -> SeedNoise | None:
+        """Of the size, or of all where it has none."""
+        own = pooled_noise([group.losses for group in self.groups if group.cell.size == size])
+        return own or pooled_noise([group.losses for group in self.groups])
+
+
+def _row(one: Confirmed, sources: _Sources) -> OwnCell:
     place = one.cell
-    noise = _noise(groups, place.size)
-    own = mean_loss(one.losses, noise)
-    published = results.find(one.optimizer, place.size, place.ratio)
-    reference = results.find(baseline, place.size, place.ratio)
-    base = next((c for c in ours if c.optimizer == baseline and c.cell.key == place.key), None)
-    theirs = published.configuration if published else {}
+    own = mean_loss(one.losses, sources.noise(place.size))
+    base = sources.own(sources.baseline, place)
+    published = sources.results.find(one.optimizer, place.size, place.ratio)
+    reference = sources.results.find(sources.baseline, place.size, place.ratio)
+    ours = _own_settings(one, sources.store.records)
+    theirs = _published_settings(published) if published else {}
     return OwnCell(
         cell=place,
         optimizer=one.optimizer,
         own=own,
         published=published.loss if published else None,
         difference=own.value - published.loss if published else None,
-        over_baseline=own.value - mean_loss(base.losses, noise).value if base else None,
+        difference_half_width=_half_width(own, published, sources.published_noise),
+        over_baseline=own.value - base.value if base else None,
         published_over_baseline=published.loss - reference.loss
         if published and reference
         else None,
-        own_configuration=one.configuration,
+        own_configuration=ours,
         published_configuration=theirs,
         differing=tuple(
             name
-            for name, value in one.configuration.items()
-            if name in theirs and not _is_same(value, theirs[name])
+            for name, value in ours.items()
+            if name in theirs and not _is_same(name, value, theirs[name])
         ),
     )
 
 
-def _is_same(one: Value, other: Value) -> bool:
+def _half_width(own: MeanLoss, published: PublishedCell | None, noise: SeedNoise) -> float | None:
+    if published is None or own.half_width is None:
+        return None
+    theirs = mean_loss([published.loss], noise).half_width
+    assert theirs is not None
+    return math.hypot(own.half_width, theirs)
+
+
+def _own_settings(one: Confirmed, records: Mapping[str, RunRecord]) -> Configuration:
+    config = records[one.seeds[0].run_id].run_config
+    run = run_settings(config, {})
+    return _with_settings(
+        one.configuration,
+        batch_tokens=config.tokens_per_step,
+        warmup=run["warmup_frac"],
+        decay=run["decay_frac"],
+        clip=run["clip_norm"],
+    )
+
+
+def _published_settings(published: PublishedCell) -> Configuration:
+    """Where the source names no decay, the rate falls in all steps after the warm-up."""
+    named = published.configuration
+    batch_tokens = _number(named["batch_size"]) * published.cell.model.seq_len
+    warmup = _number(named["warmup_steps"]) / (published.cell.num_tokens // batch_tokens)
+    decay = min(_number(named.get("decay_frac", 1.0)), 1 - warmup)
+    return _with_settings(
+        named,
+        batch_tokens=round(batch_tokens),
+        warmup=round(warmup, 4),
+        decay=round(decay, 4),
+        clip=named["clip_norm"],
+    )
+
+
+def _with_settings(
+    named: Configuration, *, batch_tokens: int, warmup: Value, decay: Value, clip: Value
+) -> Configuration:
+    return {
+        **{name: value for name, value in named.items() if name not in RUN_SETTINGS},
+        BATCH_TOKENS: batch_tokens,
+        WARMUP_SHARE: warmup,
+        DECAY_SHARE: decay,
+        "clip_norm": clip,
+    }
+
+
+def _number(value: Value) -> float:
+    assert not isinstance(value, (str, bool)), value
+    return float(value)
+
+
+def _is_same(name: str, one: Value, other: Value) -> bool:
+    if name in (WARMUP_SHARE, DECAY_SHARE):
+        return abs(_number(one) - _number(other)) < SAME_SHARE
     return tidy(one) == tidy(other)
-
-
-def _noise(groups: Sequence[NoiseGroup], size: str) -> SeedNoise | None:
-    """Of the size, or of all where it has none."""
-    own = pooled_noise([group.losses for group in groups if group.cell.size == size])
-    return own or pooled_noise([group.losses for group in groups])

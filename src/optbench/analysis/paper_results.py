@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,12 @@ from optbench.analysis.paper_hyperparameters import (
     extrapolations,
     sensitive_axes,
 )
-from optbench.analysis.paper_noise import DEFAULT_SIGMA, NoiseEvidence, noise_evidence
+from optbench.analysis.paper_noise import (
+    DEFAULT_SIGMA,
+    NoiseEvidence,
+    checked_sigma,
+    noise_evidence,
+)
 from optbench.analysis.paper_speedups import (
     BaselineFit,
     PaperSpeedup,
@@ -28,12 +32,7 @@ from optbench.analysis.paper_statements import Statement, judge_statements
 from optbench.analysis.plain_data import plain_data
 from optbench.analysis.published_study import cell_losses, read_published_study
 from optbench.analysis.shared_fit import GoodnessOfFit, SharedFit, fit_shared
-from optbench.config import UserError
 from optbench.published import PublishedResults
-
-
-class PaperError(UserError):
-    """A question that the published figures cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,7 @@ class PaperResults:
     Args:
         source: of the figures.
         licence: of the source.
-        sigma: the stated standard deviation of a published loss, nats per token.
+        sigma: the assumed standard deviation of a published loss, nats per token.
         noise: what the figures say of it.
         optimizers: in the order of the file.
         fits: of the baseline, by size.
@@ -55,6 +54,7 @@ class PaperResults:
         extrapolations: of hyperparameters to 1.2b.
         claims: the nine, judged on these cells.
         statements: the paper's own, judged likewise.
+        at_scatter: the same, with the scatter about the joint fit for ``sigma``.
     """
 
     source: str
@@ -71,6 +71,7 @@ class PaperResults:
     extrapolations: tuple[Extrapolation, ...]
     claims: tuple[Claim, ...]
     statements: tuple[Statement, ...]
+    at_scatter: tuple[Statement, ...]
 
     def speedup(self, optimizer: str, size: str, ratio: float) -> PaperSpeedup | None:
         """Of an optimizer in a cell, if it was published."""
@@ -94,12 +95,9 @@ def analyse_paper(results: PublishedResults, sigma: float = DEFAULT_SIGMA) -> Pa
     Raises:
         PaperError: σ is not positive and finite.
     """
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise PaperError(
-            f"--sigma is the standard deviation of one published loss in nats per token, above 0, "
-            f"but got {sigma:g}. The figures themselves suggest {DEFAULT_SIGMA:g}."
-        )
-    study = read_published_study(results, sigma)
+    study = read_published_study(results, checked_sigma(sigma))
+    noise = noise_evidence(results, study.shared)
+    noisier = read_published_study(results, noise.scatter, shared=study.shared)
     speedups = paper_speedups(study)
     # the fit is the same; only whether its scatter is that of the stated noise is asked
     stated = fit_shared(
@@ -110,7 +108,7 @@ def analyse_paper(results: PublishedResults, sigma: float = DEFAULT_SIGMA) -> Pa
         source=results.source,
         licence=results.licence,
         sigma=sigma,
-        noise=noise_evidence(results, study.shared),
+        noise=noise,
         optimizers=results.optimizers,
         fits=baseline_fits(study),
         speedups=speedups,
@@ -121,4 +119,5 @@ def analyse_paper(results: PublishedResults, sigma: float = DEFAULT_SIGMA) -> Pa
         extrapolations=extrapolations(results),
         claims=study.claims,
         statements=judge_statements(study, speedups),
+        at_scatter=judge_statements(noisier, paper_speedups(noisier)),
     )

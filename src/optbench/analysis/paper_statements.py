@@ -8,6 +8,7 @@ the correction for how many there are. "Cannot tell" is the usual answer of a si
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from optbench.analysis.families import ADAMW, FAMILIES
 from optbench.analysis.noise import Difference
 from optbench.analysis.paper_speedups import PaperSpeedup, lead
 from optbench.analysis.published_study import CASE_STUDY_RATIO, PublishedStudy
+from optbench.analysis.speedup import Speedup
 
 MATRIX_BASED = FAMILIES["matrix-based"]
 _SHOWN = 4
@@ -72,23 +74,42 @@ def judge_statements(
     )  # fmt: skip
 
 
-def _best_of(speedups: Sequence[PaperSpeedup], size: str) -> list[PaperSpeedup]:
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The fastest of ``chosen_of`` in a cell."""
+
+    one: PaperSpeedup
+    chosen_of: int
+
+    @property
+    def corrected(self) -> Speedup:
+        """Its interval, as wide as that of one chosen among so many must be."""
+        low, high = widened(self.one.paper, self.chosen_of)
+        return dataclasses.replace(self.one.paper, low=low, high=high)
+
+
+def _best_of(speedups: Sequence[PaperSpeedup], size: str) -> list[_Chosen]:
     """The largest of every ratio at a size."""
-    found: dict[float, PaperSpeedup] = {}
+    found: dict[float, list[PaperSpeedup]] = {}
     for one in speedups:
         if one.size == size:
-            best = found.get(one.ratio, one)
-            found[one.ratio] = max(best, one, key=lambda s: s.paper.value)
-    return [found[ratio] for ratio in sorted(found)]
+            found.setdefault(one.ratio, []).append(one)
+    return [
+        _Chosen(max(found[ratio], key=lambda s: s.paper.value), len(found[ratio]))
+        for ratio in sorted(found)
+    ]
 
 
 def _text(one: PaperSpeedup) -> str:
     return f"{one.optimizer} in {one.size} {one.ratio:g}x: {times_text(one.paper)}."
 
 
-def _level(text: str, found: Sequence[PaperSpeedup], low: float, high: float) -> Statement:
-    """About the mean over the data ratios, whose interval is as wide as theirs on average."""
-    mean = mean_speedup([s.paper for s in found])
+def _level(text: str, found: Sequence[_Chosen], low: float, high: float) -> Statement:
+    """About the mean over the data ratios, whose interval is as wide as theirs on average.
+
+    Each is the fastest of several, and has its interval corrected for that choice.
+    """
+    mean = mean_speedup([chosen.corrected for chosen in found])
     assert mean is not None
     ends = widened(mean, 1)
     verdict: Verdict = "cannot tell"
@@ -101,8 +122,9 @@ def _level(text: str, found: Sequence[PaperSpeedup], low: float, high: float) ->
         numbers_agree=low <= mean.value <= high,
         verdict=verdict,
         evidence=(
-            f"Read as {low:g} to {high:g}; the mean over the data ratios is {times_text(mean)}.",
-            *map(_text, found),
+            f"Read as {low:g} to {high:g}; the mean over the data ratios is {times_text(mean)}, "
+            f"corrected for the choice of the fastest.",
+            *(_text(chosen.one) for chosen in found),
         ),
     )
 
@@ -182,6 +204,7 @@ def _leads(
         key=lambda c: (c.cell.num_nonembedding_params, c.cell.num_tokens),
     )
     contests = [contest for cell in cells for contest in _contests(cell, names, over, each=each)]
+    assert contests, "a statement about no cells would hold of itself"
     verdict: Verdict = "cannot tell"
     if any(c.is_lost(len(contests)) for c in contests):
         verdict = "does not hold"

@@ -1,13 +1,15 @@
 """The published results as a study of this project: what its judges of cells and claims read.
 
-Every cell is one run of one seed, so nothing in it tells its noise: σ is stated by the caller (see
-`paper_noise`) and taken as known. The tuning tables change one value of the best configuration at a
-time, which is what a descent tries at its end; the order of the descents, and what they tried on
-their way, were not published.
+Every loss is the least of a sweep with one seed, so nothing in it tells its noise: σ is stated by
+the caller (see `paper_noise`) and taken as known. The tuning tables change one value of the chosen
+configuration at a time, which is what a descent tries at its end; the order of the descents, and
+what they tried on their way, were not published.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,7 +29,9 @@ from optbench.analysis.journal_entries import (
     TuningEntry,
 )
 from optbench.analysis.noise import SeedNoise
+from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.shared_fit import CellLoss, SharedFit, fit_shared
+from optbench.analysis.tuned_cells import PUBLISHED_TIE
 from optbench.analysis.units import format_value
 from optbench.ladder import PAPER_SIZES
 from optbench.published import PublishedCell, PublishedResults
@@ -37,7 +41,6 @@ PHASE_ONE: tuple[CellKey, ...] = (
 )  # fmt: skip
 CASE_STUDY_SIZE = "1.2b"
 CASE_STUDY_RATIO = 16.0
-TIE_THRESHOLD = 3e-3  # nats; what the published tunings call equally good
 KNOWN_DOF = 1_000_000  # of a σ that is stated, not estimated: Student's t is normal to six digits
 CELL_REPLICATES = 1000
 JOINT_REPLICATES = 400
@@ -90,6 +93,7 @@ def read_published_study(
     results: PublishedResults,
     sigma: float,
     *,
+    shared: SharedFit | None = None,
     replicates: int = CELL_REPLICATES,
     joint_replicates: int = JOINT_REPLICATES,
 ) -> PublishedStudy:
@@ -98,11 +102,12 @@ def read_published_study(
     Args:
         results: as published.
         sigma: standard deviation of a published loss, nats per token.
+        shared: the joint fit of all cells, which does not depend on σ; without it, it is made.
         replicates: of the bootstrap of every cell's speed-ups.
         joint_replicates: of the bootstrap of the joint fit.
     """
     noise, journal = known_noise(sigma), _journal(results)
-    shared = fit_shared(
+    shared = shared or fit_shared(
         cell_losses(results), None, baseline=ADAMW, by_size=True, replicates=joint_replicates
     )
     confirmed = [_confirmed(cell) for cell in results.cells]
@@ -116,7 +121,7 @@ def read_published_study(
         for size in PAPER_SIZES
     }
     reader = CellReader(journal, {}, confirmed, (), bases, shared, replicates)
-    cells = reader.summaries()
+    cells = tuple(_within_budgets(cell) for cell in reader.summaries())
     losses = {
         evaluation.run_id: evaluation.loss
         for tuning in journal.tunings.values()
@@ -130,6 +135,26 @@ def read_published_study(
         shared=shared,
         claims=evaluate_claims(journal, cells, shared, losses, (2**0.5 * sigma, KNOWN_DOF)),
     )
+
+
+def _within_budgets(cell: CellSummary) -> CellSummary:
+    """The cell, with the paper's estimate as the headline where interpolation leaves the budgets.
+
+    An interpolated interval that ends below the smallest or above the largest budget of the
+    baseline has no number there, which no mean over cells could count.
+    """
+    return dataclasses.replace(cell, rows=tuple(_with_ends(row) for row in cell.rows))
+
+
+def _with_ends(row: OptimizerRow) -> OptimizerRow:
+    found = row.tokens
+    if found is None or found.low is None or found.high is None or row.confirmed is None:
+        return row
+    if found.low > 0 and math.isfinite(found.high):
+        return row
+    other = next((e for e in row.estimates if e.estimator == "paper"), found)
+    tokens = other.value * row.confirmed.cell.num_tokens
+    return dataclasses.replace(row, tokens=other, baseline_tokens=tokens)
 
 
 def entry_of(cell: PublishedCell) -> CellEntry:
@@ -194,7 +219,7 @@ def _tuning(cell: PublishedCell) -> TuningEntry:
         start=cell.configuration,
         incumbent=cell.configuration,
         certified=False,
-        tie_threshold=TIE_THRESHOLD,
+        tie_threshold=PUBLISHED_TIE,
         moves=(),
         evaluations=evaluations,
         rejected=(),

@@ -9,14 +9,14 @@ refuses one that is too far.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from optbench.analysis.hyperparameter_transfer import Transferred, beyond, transfer
 from optbench.analysis.speedup_transfer import Interval, SpeedupModel
 from optbench.analysis.state_memory import state_bytes_per_param
-from optbench.analysis.tuned_cells import TunedCell
+from optbench.analysis.tuned_cells import NEGLIGIBLE_FACTOR, TunedCell
 from optbench.analysis.units import format_count
-from optbench.config import UserError
+from optbench.config import ClipScope, UserError
 from optbench.ladder import TOKENS_PER_PARAM
 from optbench.schedule import DecayShape
 from optbench.space import Value, did_you_mean
@@ -25,7 +25,7 @@ from optbench.space import Value, did_you_mean
 # far again, in ln N, as the factor that all optimizers were tested over.
 MAX_SIZE_FACTOR = 6.0
 MAX_RATIO_FACTOR = 4.0  # in ln r half of the published range
-NEGLIGIBLE_FACTOR = 1.05  # outside by less is called interpolated
+_ROUNDED = 1.005  # limits are told in three digits; what is told is allowed
 MAX_WARMUP_SHARE = 0.8  # the longest that won anywhere: 4000 of 5120 steps
 RUN_SETTINGS = ("batch_size", "clip_norm", "warmup_steps", "warmup_frac", "decay_frac")
 
@@ -70,7 +70,10 @@ class Source:
         speedups: over the baseline.
         seq_len: tokens in a sequence, which batch sizes count.
         decay_shapes: by optimizer.
+        losses: by optimizer, N and r of the cells with losses; of one that is absent, the tuned.
+        clip_scopes: by optimizer; of one that is absent, all parameters.
         remarks: what limits all of it, in sentences.
+        remarks_from: a ratio from which on a further sentence holds.
     """
 
     name: str
@@ -81,7 +84,18 @@ class Source:
     speedups: SpeedupModel
     seq_len: int
     decay_shapes: Mapping[str, DecayShape]
+    losses: Mapping[str, Sequence[tuple[float, float]]] = field(
+        default_factory=dict[str, Sequence[tuple[float, float]]]
+    )
+    clip_scopes: Mapping[str, ClipScope] = field(default_factory=dict[str, ClipScope])
     remarks: tuple[str, ...] = ()
+    remarks_from: tuple[tuple[float, str], ...] = ()
+
+    def nearest(self, place: Place) -> Place:
+        """The place, moved into the sizes and ratios with losses."""
+        params = min(max(place.params, self.sizes[0]), self.sizes[1])
+        ratio = min(max(place.ratio, self.ratios[0]), self.ratios[1])
+        return Place(params=params, tokens=TOKENS_PER_PARAM * ratio * params)
 
     @property
     def optimizers(self) -> tuple[str, ...]:
@@ -107,6 +121,19 @@ class Reach:
         ]
         return f"extrapolated {', '.join(parts)}" if parts else "interpolated"
 
+    @classmethod
+    def of(cls, place: Place, measured: Sequence[tuple[float, float]]) -> Reach:
+        """From the N and r of what was measured."""
+        return cls(
+            size=beyond(place.params, [num_params for num_params, _ in measured]),
+            ratio=beyond(place.ratio, [ratio for _, ratio in measured]),
+        )
+
+    @classmethod
+    def worst(cls, reaches: Sequence[Reach]) -> Reach:
+        """The farthest in size and the farthest in ratio."""
+        return cls(size=max(r.size for r in reaches), ratio=max(r.ratio for r in reaches))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
@@ -119,7 +146,8 @@ class RunPlan:
         warmup_steps: from rate 0.
         decay_steps: at the end, down to rate 0.
         decay_shape: of the decay.
-        clip_norm: over all parameters; 0 for none.
+        clip_norm: limit of the gradient's norm; 0 for none.
+        clip_scope: the parameters that it covers.
     """
 
     batch_size: int
@@ -129,6 +157,7 @@ class RunPlan:
     decay_steps: int
     decay_shape: DecayShape
     clip_norm: float
+    clip_scope: ClipScope
 
     @property
     def batch_tokens(self) -> int:
@@ -152,6 +181,7 @@ class OptimizerRecommendation:
         state_bytes: of all of them.
         hyperparameters: in the order of the configuration.
         reach: of the place outside of this optimizer's own tuned cells.
+        speedup_reach: of the place outside of its own losses.
         plan: batch and schedule.
         remarks: in sentences.
     """
@@ -163,8 +193,14 @@ class OptimizerRecommendation:
     state_bytes: float | None
     hyperparameters: tuple[Transferred, ...]
     reach: Reach
+    speedup_reach: Reach
     plan: RunPlan
     remarks: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """Of both, such as ``hyperparameters extrapolated 2x in size, speed-up interpolated``."""
+        return f"hyperparameters {self.reach.flag}, speed-up {self.speedup_reach.flag}"
 
     @property
     def settings(self) -> dict[str, Value]:
@@ -174,7 +210,16 @@ class OptimizerRecommendation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """All optimizers at a place, the fastest first; those without a speed-up last."""
+    """All optimizers at a place, the fastest first; those without a speed-up last.
+
+    Args:
+        source: its name.
+        baseline: whose speed-up is 1.
+        place: that was asked for.
+        reach: of the place outside of all losses of the source.
+        optimizers: in this order.
+        remarks: what limits the source, and the order.
+    """
 
     source: str
     baseline: str
@@ -182,6 +227,26 @@ class Recommendation:
     reach: Reach
     optimizers: tuple[OptimizerRecommendation, ...]
     remarks: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """The farthest of all optimizers, for hyperparameters and for speed-ups."""
+        own = Reach.worst([one.reach for one in self.optimizers])
+        speed = Reach.worst([one.speedup_reach for one in self.optimizers])
+        if len(self.optimizers) == 1:
+            return self.optimizers[0].flag
+        return f"hyperparameters at worst {own.flag}, speed-ups at worst {speed.flag}".replace(
+            "at worst interpolated", "interpolated"
+        )
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Those that the interval of the first does not tell from it."""
+        first = self.optimizers[0].speedup
+        if first is None or first.low is None:
+            return ()
+        found = ((o.optimizer, o.speedup) for o in self.optimizers[1:])
+        return tuple(name for name, s in found if s is not None and s.value >= first.low)
 
     def find(self, optimizer: str) -> OptimizerRecommendation | None:
         """The one of that name, if it is there."""
@@ -203,17 +268,29 @@ def recommend(source: Source, place: Place, optimizers: Sequence[str] = ()) -> R
         if name not in source.optimizers:
             raise RecommendationError(did_you_mean(name, source.optimizers, what="optimizer"))
     check_reach(source, place)
-    found = [_optimizer(source, name, place) for name in optimizers or source.optimizers]
-    return Recommendation(
+    asked = dict.fromkeys(optimizers or source.optimizers)
+    found = [_optimizer(source, name, place) for name in asked]
+    ordered = Recommendation(
         source=source.name,
         baseline=source.baseline,
         place=place,
-        reach=Reach(
-            size=beyond(place.params, source.sizes), ratio=beyond(place.ratio, source.ratios)
-        ),
+        reach=Reach.of(place, list(zip(source.sizes, source.ratios, strict=True))),
         optimizers=tuple(sorted(found, key=lambda o: -(o.speedup.value if o.speedup else -1.0))),
         remarks=source.remarks,
     )
+    return replace(ordered, remarks=(*source.remarks, *_on_order(source, ordered)))
+
+
+def _on_order(source: Source, found: Recommendation) -> list[str]:
+    """How sure the order is, where there is one."""
+    if len(found.optimizers) < 2:
+        return []
+    late = [text for ratio, text in source.remarks_from if found.place.ratio >= ratio]
+    if not found.rivals:
+        return late
+    first = found.optimizers[0].optimizer
+    lead = f"{first} is not distinguishable from {', '.join(found.rivals)}: their speed-ups lie"
+    return [f"{lead} within its interval.", *late]
 
 
 def check_reach(source: Source, place: Place) -> None:
@@ -223,7 +300,7 @@ def check_reach(source: Source, place: Place) -> None:
         RecommendationError: with how far it is, and how far is allowed.
     """
     size, ratio = beyond(place.params, source.sizes), beyond(place.ratio, source.ratios)
-    if size > MAX_SIZE_FACTOR:
+    if size > MAX_SIZE_FACTOR * _ROUNDED:
         low, high = source.sizes
         raise RecommendationError(
             f"{format_count(place.params)} parameters are {format_count(size)} times outside of "
@@ -231,7 +308,7 @@ def check_reach(source: Source, place: Place) -> None:
             f"{MAX_SIZE_FACTOR:g} times outside at most. Ask for "
             f"{_span(low / MAX_SIZE_FACTOR, high * MAX_SIZE_FACTOR)}."
         )
-    if ratio > MAX_RATIO_FACTOR:
+    if ratio > MAX_RATIO_FACTOR * _ROUNDED:
         low, high = (20 * r * place.params for r in source.ratios)
         raise RecommendationError(
             f"{format_count(place.tokens)} tokens for {format_count(place.params)} parameters are "
@@ -251,8 +328,9 @@ def _optimizer(source: Source, name: str, place: Place) -> OptimizerRecommendati
     found = transfer(source.cells, name, place.params, place.ratio)
     own = [cell for cell in source.cells if cell.optimizer == name]
     values = {h.axis: h.value for h in found}
-    plan, remarks = _plan(source, name, values, place)
+    plan, cut = _plan(source, name, values, place)
     speedup, difference = _speed(source, name, place)
+    tuned = [(cell.num_params, cell.ratio) for cell in own]
     per_param = state_bytes_per_param(name, values)
     return OptimizerRecommendation(
         optimizer=name,
@@ -260,20 +338,42 @@ def _optimizer(source: Source, name: str, place: Place) -> OptimizerRecommendati
         loss_difference=difference,
         state_bytes_per_param=per_param,
         state_bytes=None if per_param is None else per_param * place.params,
-        hyperparameters=found,
-        reach=Reach(
-            size=beyond(place.params, [cell.num_params for cell in own]),
-            ratio=beyond(place.ratio, [cell.ratio for cell in own]),
-        ),
+        hyperparameters=tuple(_cut_warmup(h, plan) for h in found),
+        reach=Reach.of(place, tuned),
+        speedup_reach=Reach.of(place, source.losses.get(name, tuned)),
         plan=plan,
-        remarks=remarks,
+        remarks=(*cut, *_remarks(name, own, speedup)),
     )
+
+
+def _cut_warmup(found: Transferred, plan: RunPlan) -> Transferred:
+    """A warm-up in steps, and its range, no longer than the plan's."""
+    if found.axis != "warmup_steps":
+        return found
+    longest = plan.warmup_steps
+    if longest >= int(found.value):
+        return found
+    low, high = (None if end is None else min(int(end), longest) for end in (found.low, found.high))
+    return replace(found, value=longest, low=low, high=high)
+
+
+def _remarks(name: str, own: Sequence[TunedCell], speedup: Interval | None) -> list[str]:
+    set_here = {axis: why for cell in own for axis, why in cell.set_here.items()}
+    remarks = [f"{name}: {axis} is set here: {why}" for axis, why in set_here.items()]
+    if speedup is not None and speedup.low is None:
+        remarks.append(
+            f"{name}: the speed-up has no interval, since nothing is known of its error at this "
+            f"size."
+        )
+    return remarks
 
 
 def _speed(source: Source, name: str, place: Place) -> tuple[Interval | None, Interval | None]:
     if name == source.baseline:
         return Interval(value=1.0, low=1.0, high=1.0), Interval(value=0.0, low=0.0, high=0.0)
-    return source.speedups.at(name, place.params, place.tokens) or (None, None)
+    near = source.nearest(place)
+    found = source.speedups.at(name, place.params, place.tokens, nearest=(near.params, near.tokens))
+    return found or (None, None)
 
 
 def _plan(
@@ -304,4 +404,5 @@ def _plan(
         decay_steps=decay,
         decay_shape=source.decay_shapes.get(name, "linear"),
         clip_norm=float(values.get("clip_norm", 0.0)),
+        clip_scope=source.clip_scopes.get(name, "all"),
     ), remarks

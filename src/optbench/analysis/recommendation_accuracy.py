@@ -2,8 +2,9 @@
 
 How many times a predicted value is off the best one, and what it costs. The cost of a wrong value
 is read from the held-out cell's tuning table, which has the loss of the winner with that one value
-changed. A value between two entries is interpolated in ln h (of one minus h for betas); one next to
-a diverged entry counts as the nearer of the two. One past the end of the table is priced as the
+changed. The best of them costs nothing, and that need not be the winner, so that no cost is
+negative. A value between two entries is interpolated in ln h (of one minus h for betas); one next
+to a diverged entry counts as the nearer of the two. One past the end of the table is priced as the
 end, which is too little, and counted; one that no table reaches otherwise has no price, and is
 counted too. The *regret* of a cell is the sum over its searched hyperparameters, as if they did not
 interact; with a diverged value it is infinite.
@@ -109,7 +110,7 @@ def _outcome(axis: str, table: Mapping[Value, float], best: Value, value: Value)
 
 
 def _prices(cell: PublishedCell) -> dict[str, dict[Value, float]]:
-    """By hyperparameter, the excess loss of each value; infinite if it diverged."""
+    """By hyperparameter, the loss of each value less the winner's; infinite if it diverged."""
     found: dict[str, dict[Value, float]] = {}
     for trial in cell.trials if cell.table_loss is not None else ():
         own = found.setdefault(trial.axis, {})
@@ -122,17 +123,20 @@ def _prices(cell: PublishedCell) -> dict[str, dict[Value, float]]:
 
 
 def price(
-    axis: str, table: Mapping[Value, float], best: Value, value: Value
+    axis: str, table: Mapping[Value, float], winner: Value, value: Value
 ) -> tuple[float | None, bool]:
     """What a value costs more than the best one, nats, and whether it lies outside of the table.
 
     Args:
         axis: the hyperparameter.
-        table: excess loss by value, without the best one; empty if none was published.
-        best: excess 0.
+        table: loss by value less the winner's, without the winner; empty if none was published.
+        winner: what the tuning chose; the best one unless an entry of the table is negative.
         value: to be priced; None is returned where nothing prices it.
     """
-    prices = {**table, best: 0.0}
+    losses = {**table, winner: 0.0}
+    least = min(losses.values())
+    prices = {known: loss - least for known, loss in losses.items()}
+    assert min(prices.values()) == 0  # else a negative cost would make up for another
     if value in prices:
         return prices[value], False
     place = _log(axis, value)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from optbench.analysis.efficiency import Efficiency
 from optbench.analysis.families import FAMILIES
 from optbench.analysis.shared_fit import SharedFit, SharedParameters
+from optbench.analysis.tuned_cells import NEGLIGIBLE_FACTOR
 
 Floats: TypeAlias = NDArray[np.float64]
 _Z = 1.959964  # of a normal 95 % interval
@@ -67,7 +68,7 @@ class SpeedupTrend:
         """The speed-up at a size; ``cell_sd`` of ln e is the scatter of single cells."""
         away = math.log(num_params) - self.centre
         log = self.level + self.slope * away
-        is_there = abs(away) < 1e-9
+        is_there = abs(away) <= math.log(NEGLIGIBLE_FACTOR)
         if self.level_sd is None or (self.slope_sd is None and not is_there):
             return Interval(value=math.exp(log), low=None, high=None)
         half = _Z * math.hypot(self.level_sd, (self.slope_sd or 0.0) * away, self.scatter, cell_sd)
@@ -91,12 +92,26 @@ class SpeedupModel:
     reason: str = ""
 
     def at(
-        self, optimizer: str, num_params: float, tokens: float
+        self,
+        optimizer: str,
+        num_params: float,
+        tokens: float,
+        *,
+        nearest: tuple[float, float] | None = None,
     ) -> tuple[Interval, Interval] | None:
-        """Speed-up, and loss minus the baseline's in nats; None if the fit says nothing of it."""
+        """Speed-up, and loss minus the baseline's in nats; None if the fit says nothing of it.
+
+        Args:
+            optimizer: whose.
+            num_params: N.
+            tokens: D.
+            nearest: N and D of the nearest place within what was measured. The smaller a budget,
+                the less a cell's scatter is in terms of tokens; outside, that is no knowledge.
+        """
         if self.parameters is None or optimizer not in self.trends:
             return None
-        falling = reducible_loss(self.parameters, num_params, tokens)
+        places = {(num_params, tokens), nearest or (num_params, tokens)}
+        falling = min(reducible_loss(self.parameters, *place) for place in places)
         cell_sd = self.cell_sd / (self.parameters.token_exponent * falling)
         speedup = self.trends[optimizer].at(num_params, cell_sd)
         return speedup, loss_difference(speedup, self.parameters, num_params, tokens)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from optbench.analysis.journal import Journal
 from optbench.analysis.journal_entries import TuningEntry
 from optbench.analysis.over_scale import searched_axes, tunings_of
 from optbench.analysis.sensitivity import evaluations_of, near_best
-from optbench.config import RunConfig
+from optbench.config import ClipScope, RunConfig
 from optbench.published import PublishedCell, PublishedResults
 from optbench.space import Configuration, Value
 from optbench.store import RunRecord
@@ -34,9 +35,23 @@ WITHOUT_EFFECT = frozenset(
         "scion_epsilon",
     }
 )
-# Their published norms cover a part of the parameters, or a corrected gradient. The norm here
-# covers all of them, so these are not clipped, as in the study `paper-original`.
-CLIPPED_IN_PART = frozenset({"adam_mini", "mars", "muon", "scion"})
+# The published norms of these cover a part of the parameters; those of the others cover all.
+PUBLISHED_CLIP_SCOPES: Mapping[str, ClipScope] = MappingProxyType(
+    {"adam_mini": "norms", "muon": "no_matrices", "scion": "no_matrices"}
+)
+# What is set here in place of a published value, as in the study `paper-original`, and why.
+_SET_HERE: Mapping[str, Mapping[str, tuple[Value, str]]] = MappingProxyType(
+    {
+        "mars": {
+            "clip_norm": (
+                0.0,
+                "the published clip_norm of 1 limits the corrected gradient, which the method "
+                "does itself; the run clips no gradient.",
+            )
+        }
+    }
+)
+NEGLIGIBLE_FACTOR = 1.05  # places that differ by less, in N or r, count as the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +68,7 @@ class TunedCell:
             among them.
         candidates: by searched hyperparameter, what was tried.
         diverged: by searched hyperparameter, the values with which no run ended well.
+        set_here: by hyperparameter, why its value is not the source's.
     """
 
     optimizer: str
@@ -63,6 +79,13 @@ class TunedCell:
     near_best: Mapping[str, tuple[Value, ...]]
     candidates: Mapping[str, tuple[Value, ...]]
     diverged: Mapping[str, tuple[Value, ...]]
+    set_here: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def is_at(self, num_params: float, ratio: float) -> bool:
+        """Whether it is that place, but for a factor that is negligible."""
+        return all(
+            away < math.log(NEGLIGIBLE_FACTOR) + 1e-9 for away in self.distance(num_params, ratio)
+        )
 
     def distance(self, num_params: float, ratio: float) -> tuple[float, float]:
         """How far a place is in ln N, then in ln r: hyperparameters depend on N the most."""
@@ -89,8 +112,8 @@ def published_tunings(
 
 def published_tuning(cell: PublishedCell, variant: Configuration) -> TunedCell:
     """One of them."""
-    unclipped = {"clip_norm"} if cell.optimizer in CLIPPED_IN_PART else set[str]()
-    left_out = WITHOUT_EFFECT | unclipped
+    set_here = _SET_HERE.get(cell.optimizer, {})
+    left_out = WITHOUT_EFFECT | set(set_here)
     tidied = {axis: _tidy(axis, v) for axis, v in cell.grid.items() if axis not in left_out}
     searched = {axis: values for axis, values in tidied.items() if len(values) > 1}
     return TunedCell(
@@ -105,7 +128,7 @@ def published_tuning(cell: PublishedCell, variant: Configuration) -> TunedCell:
                 for axis, value in cell.configuration.items()
                 if axis not in left_out
             },
-            **dict.fromkeys(unclipped, 0.0),
+            **{axis: value for axis, (value, _) in set_here.items()},
         },
         near_best={axis: _tidy(axis, _near_best_published(cell, axis)) for axis in searched},
         candidates=searched,
@@ -113,6 +136,7 @@ def published_tuning(cell: PublishedCell, variant: Configuration) -> TunedCell:
             axis: _tidy(axis, (t.value for t in cell.trials if t.axis == axis and t.diverged))
             for axis in searched
         },
+        set_here={axis: reason for axis, (_, reason) in set_here.items()},
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from optbench.cli.verbs import available_workers, console, error_console, reports_errors
+from optbench.cli.verbs import Failure, available_workers, console, error_console, reports_errors
 
 if TYPE_CHECKING:
     from optbench.data.corpus import Split
@@ -46,6 +46,9 @@ def data() -> None:
     default=None,
     help="Processes that encode.  [default: the number of cores]",
 )
+@click.option(
+    "--restart", is_flag=True, help="Begin again instead of going on where an earlier try stopped."
+)
 @_cache_option
 @reports_errors
 def prepare(
@@ -54,6 +57,7 @@ def prepare(
     tokenizer: str | None,
     tokens: int | None,
     workers: int | None,
+    restart: bool,
     cache: Path | None,
 ) -> None:
     """Stream, tokenize, shard and check a corpus: RECIPE is nano, dclm-mix or a .toml file.
@@ -61,7 +65,7 @@ def prepare(
     Interrupt it at any time; the same command goes on where it stopped. The options stand for the
     keys of the same name in the recipe.
     """
-    from optbench.data.preparation import prepare_mixture
+    from optbench.data.preparation import kept_mixture, prepare_mixture
     from optbench.data.recipe_file import find_recipe
     from optbench.data.shards import default_cache_dir
 
@@ -72,9 +76,16 @@ def prepare(
         _report(_prepare_nano(vocab_size or NANO_VOCAB_SIZE, folder), folder)
         return
     chosen = _with_options(find_recipe(recipe), vocab_size, tokenizer, tokens)
+    if (kept := kept_mixture(chosen, folder)) is not None:
+        _report(kept, folder, " It was already prepared, nothing was read.")
+        return
     with _Bar() as on_progress:
         manifest = prepare_mixture(
-            chosen, folder, workers=available_workers(workers), on_progress=on_progress
+            chosen,
+            folder,
+            workers=available_workers(workers),
+            restart=restart,
+            on_progress=on_progress,
         )
     _report(manifest, folder)
 
@@ -97,6 +108,9 @@ def show(cache: Path | None, verify: bool, form: str) -> None:
         _print_corpora(found, verify)
     else:
         click.echo(f"There is no prepared corpus in {folder}.")
+    damaged = [one.name for one in found if one.state not in ("ok", "unfinished")]
+    if verify and damaged:
+        raise Failure(f"Damaged: {', '.join(damaged)}.")
 
 
 def _with_options(
@@ -115,16 +129,17 @@ def _with_options(
 
 def _prepare_nano(vocab_size: int, cache: Path) -> Manifest:
     from optbench.data.shards import prepare as prepare_nano
+    from optbench.data.unfinished import errors_of_cache
 
-    with _Bar() as on_progress:
+    with errors_of_cache(cache), _Bar() as on_progress:
         return prepare_nano("nano", vocab_size, cache, on_progress)
 
 
-def _report(manifest: Manifest | MixtureManifest, cache: Path) -> None:
+def _report(manifest: Manifest | MixtureManifest, cache: Path, note: str = "") -> None:
     tokens = manifest.num_tokens("train") / 1e6
     click.echo(
         f"{manifest.corpus}: {tokens:.1f}M training tokens, vocabulary {manifest.vocab_size}, "
-        f"fingerprint {manifest.fingerprint}, in {cache}."
+        f"fingerprint {manifest.fingerprint}, in {cache}.{note}"
     )
 
 

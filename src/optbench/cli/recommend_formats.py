@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from typing import Any
 
 from optbench.analysis.recommendation import (
     OptimizerRecommendation,
     Recommendation,
     RecommendationError,
+    RunPlan,
 )
 from optbench.analysis.recommendation_differences import compare
 from optbench.analysis.units import format_count
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
 from optbench.space import Value
+
+_WIDTH = 100
 
 
 def as_dict(own: Recommendation, published: Recommendation | str | None) -> dict[str, Any]:
@@ -37,8 +41,10 @@ def _recommendation(found: Recommendation) -> dict[str, Any]:
     content: dict[str, Any] = _plain(dataclasses.asdict(found))
     content["place"]["ratio"] = found.place.ratio
     content["reach"]["flag"] = found.reach.flag
+    content["flag"] = found.flag
     for entry, optimizer in zip(content["optimizers"], found.optimizers, strict=True):
         entry["reach"]["flag"] = optimizer.reach.flag
+        entry["speedup_reach"]["flag"] = optimizer.speedup_reach.flag
         entry["plan"]["batch_tokens"] = optimizer.plan.batch_tokens
         entry["plan"]["warmup_share"] = optimizer.plan.warmup_share
     return content
@@ -54,8 +60,12 @@ def _plain(value: Any) -> Any:
 
 def as_toml(found: Recommendation) -> str:
     """A table [optimizers.X] for each optimizer, to be pasted into a study file."""
-    head = f"# {found.place.label}, from {found.source}: {found.reach.flag}."
+    head = _comment(f"{found.place.label}, from {found.source}: {found.flag}.")
     return "\n\n".join([head, *(_toml_table(one) for one in found.optimizers)])
+
+
+def _comment(text: str) -> str:
+    return "\n".join(f"# {line}" for line in textwrap.wrap(text, _WIDTH - 2))
 
 
 def _toml_table(one: OptimizerRecommendation) -> str:
@@ -63,17 +73,28 @@ def _toml_table(one: OptimizerRecommendation) -> str:
     run: dict[str, Value] = {
         "batch_size": plan.batch_size,
         "clip_norm": plan.clip_norm,
+        "clip_scope": plan.clip_scope,
         "warmup_steps": plan.warmup_steps,
         # Without this, a warm-up of 0 steps would be the study's share of the steps.
         "warmup_frac": round(plan.warmup_share, 6),
         "decay_frac": round(plan.decay_steps / plan.num_steps, 6),
         "decay_shape": plan.decay_shape,
     }
+    notes = [
+        f"{one.optimizer}: {one.flag}.",
+        f"Batches of {format_count(plan.batch_tokens)} tokens: {_batch(plan)}.",
+        *one.remarks,
+    ]
     return (
+        "\n".join(map(_comment, notes)) + "\n"
         f"[optimizers.{one.optimizer}]\n"
         f"run = {_inline_table(run)}\n"
         f"start = {_inline_table(_constructor_settings(one))}"
     )
+
+
+def _batch(plan: RunPlan) -> str:
+    return f"{plan.batch_size} sequences of {plan.seq_len} tokens"
 
 
 def _inline_table(values: dict[str, Value]) -> str:
@@ -118,11 +139,15 @@ def as_python(found: Recommendation) -> str:
     if "head_dim" in cls.default_hyperparameters():
         groups = "parameter_groups(model, model.roles(), heads=model.heads())"
     needs_curvature = issubclass(cls, CurvatureOptimizer)
+    clip = (_CLIP_ALL if plan.clip_scope == "all" else _CLIP_SCOPE) if plan.clip_norm else ""
+    order = found.remarks if len(found.optimizers) > 1 else ()
     return _SCRIPT.format(
         title=f"{cls.__name__} for {found.place.label}.",
-        origin=f"From {found.source}: {one.reach.flag}.",
-        batch=f"{plan.batch_size} sequences of {plan.seq_len} tokens, "
-        f"{format_count(plan.batch_tokens)} tokens",
+        origin="\n".join(
+            textwrap.fill(text, _WIDTH)
+            for text in (f"From {found.source}: {one.flag}.", *order, *one.remarks)
+        ),
+        batch=f"{_batch(plan)}, {format_count(plan.batch_tokens)} tokens",
         name=cls.__name__,
         settings=settings,
         groups=groups,
@@ -130,17 +155,26 @@ def as_python(found: Recommendation) -> str:
         warmup_steps=plan.warmup_steps,
         decay_steps=plan.decay_steps,
         shape=plan.decay_shape,
-        clip="" if plan.clip_norm == 0 else _CLIP.format(clip_norm=plan.clip_norm),
+        clip=clip.format(clip_norm=plan.clip_norm),
+        clip_setup=_CLIP_SETUP.format(scope=plan.clip_scope) if clip == _CLIP_SCOPE else "",
+        config_names="CLIPPED_ROLES, ModelConfig" if clip == _CLIP_SCOPE else "ModelConfig",
+        curvature_setup=_CURVATURE_SETUP if needs_curvature else "",
         curvature_import=_CURVATURE_IMPORT if needs_curvature else "",
         curvature=_CURVATURE if needs_curvature else "",
     ).rstrip("\n")
 
 
-_CLIP = "    torch.nn.utils.clip_grad_norm_(model.parameters(), {clip_norm})\n"
+_CLIP_ALL = "    torch.nn.utils.clip_grad_norm_(model.parameters(), {clip_norm})\n"
+_CLIP_SCOPE = "    torch.nn.utils.clip_grad_norm_(clipped, {clip_norm})\n"
+_CLIP_SETUP = """\
+roles = model.roles()
+clipped = [p for name, p in model.named_parameters() if roles[name] in CLIPPED_ROLES["{scope}"]]
+"""
 _CURVATURE_IMPORT = "from optbench.curvature_estimates import give_curvature\n"
+_CURVATURE_SETUP = "directions = torch.Generator().manual_seed(0)  # of the curvature estimates\n"
 _CURVATURE = """\
     if optimizer.curvature_due():
-        give_curvature(optimizer, model, tokens, torch.Generator())
+        give_curvature(optimizer, model, tokens, directions)
 """
 _SCRIPT = '''\
 """{title}
@@ -150,7 +184,7 @@ _SCRIPT = '''\
 
 import torch
 
-from optbench.config import ModelConfig
+from optbench.config import {config_names}
 {curvature_import}from optbench.model import Llama
 from optbench.optimizers import {name}, parameter_groups
 from optbench.schedule import lr_factor
@@ -173,7 +207,7 @@ scheduler = torch.optim.lr_scheduler.LambdaLR(
         shape="{shape}",
     ),
 )
-
+{clip_setup}{curvature_setup}
 for _ in range(2):  # of NUM_STEPS
     tokens = torch.randint(0, 64, (2, 17))
     model.loss(tokens).backward()

@@ -34,7 +34,7 @@ def print_recommendation(
     place = found.place
     console.print(
         f"{format_count(place.params)} non-embedding parameters, {format_count(place.tokens)} "
-        f"tokens: {place.ratio:.3g}x Chinchilla. From {found.source}: {found.reach.flag}.",
+        f"tokens: {place.ratio:.3g}x Chinchilla. From {found.source}: {found.flag}.",
         highlight=False,
     )
     console.print(_optimizers(found))
@@ -56,9 +56,9 @@ def _explanations() -> tuple[str, ...]:
     return (
         "Intervals are 95 %. Memory: optimizer state of the hidden matrices; embedding, head and "
         "gains come on top.",
-        "Rules: 'trend' learning rate and batch over N and r, exponents shared by all optimizers; "
-        "'won most' cells; 'copied' from the nearest cell. docs/recommend.md says how good they "
-        "are.",
+        "Rules: 'tuned here' the winner of this very cell; 'trend' learning rate and batch over N "
+        "and r, exponents shared by all optimizers; 'won most' cells; 'copied' from the nearest "
+        "cell; 'set here' in place of the source's. docs/recommend.md says how good they are.",
     )
 
 
@@ -95,7 +95,8 @@ def _interval(found: Interval | None, form: str) -> str:
 
 
 def _hyperparameters(one: OptimizerRecommendation) -> Table:
-    table = Table(title=one.optimizer, title_justify="left", box=None, pad_edge=False)
+    title = f"{one.optimizer}: {one.flag}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("hyperparameter", no_wrap=True)
     table.add_column("value", no_wrap=True, justify="right")
     table.add_column("range", no_wrap=True)
@@ -103,7 +104,8 @@ def _hyperparameters(one: OptimizerRecommendation) -> Table:
     table.add_column("from", no_wrap=True)
     for found in one.hyperparameters:
         if not _is_untouched_word(found):
-            table.add_row(found.axis, _value(found, one), _range(found), found.rule, _from(found))
+            cells = format_value(found.value), _range(found), found.rule, _from(found)
+            table.add_row(_name(found.axis, one), *cells)
     plan = one.plan
     table.add_row("= batch in tokens", format_count(plan.batch_tokens), _batch_range(one), "", "")
     table.add_row("= steps", str(plan.num_steps), "", "", "")
@@ -113,7 +115,13 @@ def _hyperparameters(one: OptimizerRecommendation) -> Table:
     table.add_row(
         f"= {plan.decay_shape} decay", f"{plan.decay_steps / plan.num_steps:.0%}", "", "", ""
     )
+    if plan.clip_norm and plan.clip_scope != "all":
+        table.add_row("= clipped", plan.clip_scope, "", "", "")
     return table
+
+
+def _name(axis: str, one: OptimizerRecommendation) -> str:
+    return f"{axis} (seq. {one.plan.seq_len})" if axis == "batch_size" else axis
 
 
 def _is_untouched_word(found: Transferred) -> bool:
@@ -121,13 +129,11 @@ def _is_untouched_word(found: Transferred) -> bool:
     return found.num_cells == 0 and isinstance(found.value, (str, bool))
 
 
-def _value(found: Transferred, one: OptimizerRecommendation) -> str:
-    return format_value(one.plan.warmup_steps if found.axis == "warmup_steps" else found.value)
-
-
 def _range(found: Transferred) -> str:
     if found.low is None or found.high is None:
         return ""
+    if found.axis == "clip_norm" and found.near_best:
+        return ", ".join("off" if value == 0 else _three(value) for value in found.near_best)
     return f"[{_three(found.low)}, {_three(found.high)}]"
 
 
@@ -137,6 +143,8 @@ def _three(value: Value) -> str:
 
 def _from(found: Transferred) -> str:
     reach = _short(Reach(size=found.size_beyond, ratio=found.ratio_beyond))
+    if found.rule in ("tuned here", "set here"):
+        return ""
     if found.rule == "copied":
         return f"nearest cell, {reach.removeprefix('outside ')}"
     return f"{found.num_cells} cells, {reach}"

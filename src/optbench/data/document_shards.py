@@ -115,10 +115,6 @@ class MixtureManifest:
         """Tokens of a split, over all sources."""
         return sum(shard.tokens for shard in self.shards if shard.split == split)
 
-    def num_documents(self, split: Split) -> int:
-        """Documents of a split, over all sources."""
-        return sum(shard.documents for shard in self.shards if shard.split == split)
-
     def to_json(self) -> str:
         """Indented JSON, for people too."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -183,10 +179,6 @@ class MixtureCorpus:
             for shard in shards
         )
         return TokenFiles(arrays, (0, *itertools.accumulate(shard.tokens for shard in shards)))
-
-    def document_starts(self, shard: DocumentShard) -> npt.NDArray[np.uint64]:
-        """Where the documents of a shard start in it, and the end of the last; (documents + 1,)."""
-        return np.fromfile(self.directory / f"{shard.name}.idx", OFFSET_DTYPE)
 
 
 @dataclass(slots=True)

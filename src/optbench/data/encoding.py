@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from optbench.data.corpus import DataError, Split
+from optbench.data.document_shards import sha256_of
 from optbench.data.mixture_recipe import Shares
 from optbench.data.reading import Place, TextBatch
 from optbench.data.tokenizer import load_tokenizer
@@ -72,7 +73,8 @@ class Encoder:
         Raises:
             DataError: a document encodes to the end of documents, or a process died.
         """
-        job = functools.partial(_encode, self.tokenizer_path, self.eod_id, shares)
+        digest = sha256_of(self.tokenizer_path)
+        job = functools.partial(_encode, self.tokenizer_path, digest, self.eod_id, shares)
         if self.workers == 1:
             yield from map(job, batches)
             return
@@ -126,10 +128,10 @@ def encode_separately(tokenizer: Tokenizer, texts: Sequence[str], eod_id: int) -
     return found
 
 
-def _encode(path: Path, eod_id: int, shares: Shares, batch: TextBatch) -> EncodedBatch:
+def _encode(path: Path, digest: str, eod_id: int, shares: Shares, batch: TextBatch) -> EncodedBatch:
     texts = [text for text in batch.texts if text.strip()]
     raw = [text.encode() for text in texts]
-    tokens = encode_separately(_tokenizer(path), texts, eod_id)
+    tokens = encode_separately(_tokenizer(path, digest), texts, eod_id)
     documents = (
         EncodedDocument(split_by_text(text, shares), ids, len(text))
         for text, ids in zip(raw, tokens, strict=True)
@@ -138,5 +140,5 @@ def _encode(path: Path, eod_id: int, shares: Shares, batch: TextBatch) -> Encode
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(path: Path) -> Tokenizer:
+def _tokenizer(path: Path, digest: str) -> Tokenizer:  # another file may come to that path
     return load_tokenizer(path)

@@ -63,7 +63,8 @@ class MixtureBatches:
         """The training batch of a step, (batch_size, seq_len + 1).
 
         Raises:
-            DataError: a source holds fewer tokens than one epoch of one window needs.
+            DataError: the step is negative, or a source holds fewer tokens than one epoch of one
+                window needs.
         """
         return self.rows(step * batch_size, batch_size, seed=seed, seq_len=seq_len)
 
@@ -71,7 +72,14 @@ class MixtureBatches:
         """Sequences ``first`` to ``first + count`` of the run, (count, seq_len + 1).
 
         Rank r of R reads the rows ``step · B + r · B/R`` to ``step · B + (r + 1) · B/R``.
+
+        Raises:
+            DataError: ``first`` is negative, or a source is too small.
         """
+        if first < 0:
+            raise DataError(
+                f"Steps and sequences count from 0, but sequence {first} was asked for."
+            )
         windows = self._windows_per_epoch(seq_len)
         rows = np.empty((count, seq_len + 1), np.int64)
         for row in range(count):

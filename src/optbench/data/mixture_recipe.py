@@ -6,11 +6,11 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from optbench.data.corpus import Split
 
@@ -132,8 +132,17 @@ class MixtureRecipe:
 
     def digest(self) -> str:
         """SHA-256 over everything that decides the bytes, but for the text itself."""
+        return hashlib.sha256(self._identifying_json().encode()).hexdigest()
+
+    def settings(self) -> dict[str, str]:
+        """Everything in :meth:`digest` by its key, such as ``sources.web.weight``, as texts."""
+        values = json.loads(self._identifying_json())
+        values["sources"] = {source["name"]: source for source in values["sources"]}
+        return dict(_flat(values, ""))
+
+    def _identifying_json(self) -> str:
         values = dataclasses.asdict(dataclasses.replace(self, base=Path(), tokenizer=""))
-        return hashlib.sha256(json.dumps(values, default=str, sort_keys=True).encode()).hexdigest()
+        return json.dumps(values, default=str, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +163,14 @@ class Stream:
         """The splits whose tokens the quota counts: training alone where there is such."""
         splits: frozenset[Split] = frozenset(split for split, _ in self.shares)
         return frozenset[Split](["train"]) if "train" in splits else splits
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value)
 
 
 def whole_weights(weights: Sequence[Fraction]) -> tuple[int, ...]:

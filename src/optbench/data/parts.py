@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import os.path
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -122,6 +122,11 @@ def _matching(pattern: str, base: Path, source: TextSource) -> list[tuple[str, i
         infos = [info for info in found.values() if info["type"] == "file"]
     else:
         infos = _info_if_there(system, path)
+        if any(info["type"] == "directory" for info in infos):
+            raise DataError(
+                f"The source '{source.name}' names the folder {located} as a file. Name its files "
+                f"by a pattern: {pattern.rstrip('/')}/*"
+            )
     if not infos:
         raise DataError(f"The source '{source.name}' finds no file at {located}.")
     return [(_url(system, info["name"]), info.get("size")) for info in infos]
@@ -230,6 +235,23 @@ def _unreachable(source: TextSource, error: Exception) -> DataError:
     if http_status(error) in (401, 403) or "Gated" in type(error).__name__:
         login = " Accept its terms on the hub and log in: hf auth login."
     return DataError(f"The source '{source.name}' cannot list {where} ({describe(error)}).{login}")
+
+
+def check_distinct(listings: Mapping[str, Listing]) -> None:
+    """Refuse a file that two sources have: its text would come twice, or be held out and trained.
+
+    Raises:
+        DataError: there is one, with both sources.
+    """
+    owners: dict[str, str] = {}
+    for name, listing in listings.items():
+        for part in listing.parts:
+            place = part.url if "://" in part.url else os.path.realpath(part.url)
+            if (other := owners.setdefault(place, name)) != name:
+                raise DataError(
+                    f"{part.url} is in '{other}' and in '{name}': its text would come twice, or be "
+                    f"trained on and held out. Name it in one of them."
+                )
 
 
 def total_size(parts: Iterable[Part]) -> int:

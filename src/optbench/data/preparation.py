@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import platform
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,12 +29,11 @@ from optbench.data.document_shards import (
     fingerprint,
     open_mixture,
     sha256_of,
-    sync_folder,
     write_durably,
 )
 from optbench.data.encoding import EncodedBatch, Encoder, split_by_text
 from optbench.data.mixture_recipe import MixtureRecipe, Stream
-from optbench.data.parts import Listing, Part, list_parts, total_size
+from optbench.data.parts import Listing, Part, check_distinct, list_parts, total_size
 from optbench.data.readers import read_part
 from optbench.data.reading import Place, SourceReader
 from optbench.data.retries import Patience
@@ -48,13 +46,7 @@ from optbench.data.shards import (
 )
 from optbench.data.tokenizer import load_tokenizer
 from optbench.data.tokenizer_choice import TokenizerChoice, choose_tokenizer, end_of_document
-from optbench.data.unfinished import (
-    LOCK_FILE,
-    PROGRESS_FILE,
-    StreamProgress,
-    Unfinished,
-    hold_unfinished,
-)
+from optbench.data.unfinished import StreamProgress, Unfinished, errors_of_cache, hold_unfinished
 
 _MAX_16_BIT_VOCAB = 2**16
 # Opens a file of a source behind its first k documents.
@@ -66,6 +58,7 @@ def prepare_mixture(
     cache: Path,
     *,
     workers: int = 1,
+    restart: bool = False,
     on_progress: OnProgress = lambda _what, _share: None,
     patience: Patience | None = None,
     open_source: OpenSource = lambda stream, part, skip: read_part(part, stream.source, skip),
@@ -74,33 +67,54 @@ def prepare_mixture(
 
     Args:
         workers: processes that encode.
+        restart: begin again instead of going on with what is unfinished.
         on_progress: called with what is being done and the finished share of the whole, 0 to 1.
         patience: with failures of the network.
         open_source: reads a file; another one lets failures be tried out.
 
     Raises:
         DataError: text or tokenizer cannot be had or are damaged, a source ends before its quota,
-            the disk is full, or the cache holds this name from another recipe.
+            the disk is full, or the cache holds this name from another recipe or other files.
     """
+    patience = patience or Patience()
+    if (kept := kept_mixture(recipe, cache, patience)) is not None:
+        return kept
     choice = choose_tokenizer(recipe)
     final = corpus_dir(recipe.name, choice.vocab_size, cache)
-    identity = hashlib.sha256(f"{recipe.digest()} {choice.sha256}".encode()).hexdigest()
-    if final.exists():
-        return _same_recipe(final, identity)
-    with _named_when_full(cache), hold_unfinished(final, identity) as unfinished:
+    settings = {**recipe.settings(), "tokenizer": choice.sha256}
+    with (
+        errors_of_cache(cache),
+        hold_unfinished(final, _identity(recipe, choice), settings, restart=restart) as unfinished,
+    ):
         if final.exists():  # the process that held the lock before has finished it
-            return _same_recipe(final, identity)
-        patience = patience or Patience()
+            shutil.rmtree(unfinished.folder, ignore_errors=True)
+            return _unchanged(final, recipe, choice, patience)
         work = _Preparation(recipe, choice, unfinished, workers, on_progress, patience, open_source)
         manifest = work.run()
         write_durably(unfinished.folder / MANIFEST_FILE, manifest.to_json().encode())
         open_mixture(unfinished.folder, verify_checksums=True)
-        (unfinished.folder / PROGRESS_FILE).unlink()
-        (unfinished.folder / LOCK_FILE).unlink()
-        unfinished.folder.rename(final)
-        sync_folder(cache)
+        unfinished.publish(final)
     on_progress("prepared", 1.0)
     return manifest
+
+
+def kept_mixture(
+    recipe: MixtureRecipe, cache: Path, patience: Patience | None = None
+) -> MixtureManifest | None:
+    """What the cache has of a recipe; None if it is not prepared.
+
+    Files are listed again, not read: names and sizes must be those that were prepared. Data sets of
+    the hub are told apart by their revision.
+
+    Raises:
+        DataError: it was prepared with another recipe, tokenizer or files, or is damaged.
+    """
+    choice = choose_tokenizer(recipe)
+    final = corpus_dir(recipe.name, choice.vocab_size, cache)
+    with errors_of_cache(cache):
+        if not final.exists():
+            return None
+    return _unchanged(final, recipe, choice, patience or Patience())
 
 
 @dataclass(slots=True)
@@ -118,7 +132,8 @@ class _Preparation:
     def run(self) -> MixtureManifest:
         streams = self.recipe.streams()
         listings = {s.source.name: self._listing(s) for s in streams}
-        self.unfinished.save()
+        check_distinct(listings)
+        self._begin(listings)
         path = self.unfinished.folder / TOKENIZER_FILE
         if not path.exists():
             self.on_progress("making the tokenizer", 0.0)
@@ -134,15 +149,24 @@ class _Preparation:
     def _listing(self, stream: Stream) -> Listing:
         name = stream.source.name
         self.on_progress(f"listing {name}", 0.0)
-        listing = list_parts(stream.source, self.recipe.base, self.patience)
-        known = self.unfinished.streams.setdefault(name, StreamProgress(listing.digest()))
-        if known.files_sha256 != listing.digest():
-            raise DataError(
-                f"The files of the source '{name}' are not those that were there when the "
-                f"preparation began. Restore them, or delete {self.unfinished.folder} and prepare "
-                f"again."
-            )
-        return listing
+        return list_parts(stream.source, self.recipe.base, self.patience)
+
+    def _begin(self, listings: dict[str, Listing]) -> None:
+        """Note the files, or see that they are those that were there when all this began."""
+        known = self.unfinished.streams
+        for name, listing in listings.items():
+            if known and known[name].files_sha256 != listing.digest():
+                if self.unfinished.has_shards:
+                    raise DataError(
+                        f"The files of the source '{name}' are not those that were there when the "
+                        f"preparation in {self.unfinished.folder} began. Restore them, or begin "
+                        f"again with --restart."
+                    )
+                self.unfinished.clear()
+                break
+        for name, listing in listings.items():
+            self.unfinished.streams.setdefault(name, StreamProgress(listing.digest()))
+        self.unfinished.save()
 
     def _reader(self, stream: Stream, listing: Listing) -> SourceReader:
         def open_part(part: Part, skip: int) -> Iterator[str]:
@@ -220,13 +244,14 @@ class _Preparation:
         done = self.unfinished.streams
         shards = tuple(shard for stream in streams for shard in done[stream.source.name].shards)
         mixtures: Mixtures = tuple((split, self._mixture(split, streams)) for split in SPLITS)
+        hints = {s.source.name: _separator(s, listings[s.source.name]) for s in streams}
         for split, mixture in mixtures:
             for name, _ in mixture:
                 if not any((s.split, s.source) == (split, name) for s in shards):
                     raise DataError(
                         f"No document of the source '{name}' falls into the {split} split "
-                        f"({done[name].place.documents} documents in all). Give more text, raise "
-                        f"`{split}_share`, or add a [validation] table."
+                        f"({done[name].place.documents} documents in all).{hints[name]} "
+                        f"Give more text, raise `{split}_share`, or add a [validation] table."
                     )
         digest = sha256_of(self.unfinished.folder / TOKENIZER_FILE)
         return MixtureManifest(
@@ -329,25 +354,35 @@ def _provenance(name: str, done: StreamProgress, listing: Listing) -> SourceProv
     )
 
 
-def _same_recipe(final: Path, identity: str) -> MixtureManifest:
+def _separator(stream: Stream, listing: Listing) -> str:
+    if stream.source.separator or all(part.format != "text" for part in listing.parts):
+        return ""
+    return " Each text file is one document, unless `separator` divides it."
+
+
+def _identity(recipe: MixtureRecipe, choice: TokenizerChoice) -> str:
+    return hashlib.sha256(f"{recipe.digest()} {choice.sha256}".encode()).hexdigest()
+
+
+def _unchanged(
+    final: Path, recipe: MixtureRecipe, choice: TokenizerChoice, patience: Patience
+) -> MixtureManifest:
     manifest = open_mixture(final).manifest
-    if manifest.recipe_sha256 != identity:
+    if manifest.recipe_sha256 != _identity(recipe, choice):
         raise DataError(
             f"{final} was prepared with another recipe or tokenizer. Give this recipe another "
             f"name, or delete that folder."
         )
+    known = {entry.source: entry for entry in manifest.provenance}
+    for source in (stream.source for stream in recipe.streams()):
+        if source.hub is not None:
+            continue
+        listing, before = list_parts(source, recipe.base, patience), known[source.name]
+        if listing.digest() != before.files_sha256:
+            raise DataError(
+                f"The files of '{source.name}' changed since {final} was prepared: there were "
+                f"{before.files} files of {before.files_bytes} bytes, there are "
+                f"{len(listing.parts)} of {total_size(listing.parts)}. Restore them, give this "
+                f"recipe another name, or delete that folder and prepare it again."
+            )
     return manifest
-
-
-@contextlib.contextmanager
-def _named_when_full(cache: Path) -> Generator[None]:
-    """Turn the error of a full disk into one that says so."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DataError(
-            f"The disk of {cache} is full. Finished shards are kept: free some space and give the "
-            f"same command again."
-        ) from error

@@ -12,6 +12,7 @@ from optbench.data.batches import TokenBatches
 from optbench.data.corpus import SPLITS, DataError, Split
 from optbench.data.document_shards import SCHEMA_VERSION, MixtureCorpus, open_mixture
 from optbench.data.mixture_batches import MixtureBatches
+from optbench.data.recipe_file import NAME
 from optbench.data.shards import MANIFEST_FILE, Corpus, corpus_dir, open_corpus
 from optbench.data.unfinished import unfinished_folders
 
@@ -56,12 +57,33 @@ def batches_of(corpus: AnyCorpus) -> AnyBatches:
     return MixtureBatches(corpus) if isinstance(corpus, MixtureCorpus) else TokenBatches(corpus)
 
 
+def too_small_for(
+    corpus: AnyCorpus, *, seq_len: int, eval_tokens: int, test_tokens: int
+) -> list[str]:
+    """What a corpus lacks for runs: a training window of each source, or held-out tokens."""
+    batches = batches_of(corpus)
+    problems: list[str] = []
+    try:
+        batches.batch(0, seed=0, batch_size=1, seq_len=seq_len)
+    except DataError as error:
+        problems.append(str(error))
+    held_out: tuple[tuple[Split, int], ...] = (("validation", eval_tokens), ("test", test_tokens))
+    for split, num_tokens in held_out:
+        try:
+            batches.eval_batches(split, num_tokens=num_tokens, batch_size=1, seq_len=seq_len)
+        except DataError as error:
+            problems.append(str(error))
+    return problems
+
+
 def open_named(corpus: str, vocab_size: int, cache: Path) -> AnyCorpus:
     """A prepared corpus by its name.
 
     Raises:
-        DataError: it is not in the cache, with the command that prepares it.
+        DataError: it is not in the cache, with the command that prepares it, or is no name.
     """
+    if not NAME.fullmatch(corpus):
+        raise DataError(f"`corpus` must be a lower-case name such as 'my-mix', but got '{corpus}'.")
     directory = corpus_dir(corpus, vocab_size, cache)
     if directory.exists():
         return open_prepared(directory)

@@ -1,7 +1,8 @@
 """Documents of one file, from any of them on: text, JSON lines or Parquet, packed or not.
 
 A file that is not whole is refused by its name: a packed file without its end, a last line that is
-no JSON, a Parquet file without its footer, a size other than the one listed before.
+no JSON, a Parquet file without its footer, a size other than the one listed before. A connection
+that ends before the listed size is an error that is tried again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar
 
 import fsspec
 
@@ -27,6 +29,11 @@ PARQUET_ROWS = 256
 _ZSTD_WINDOW = 2**31
 
 Documents = Iterator[str]
+T = TypeVar("T")
+
+
+class EndedEarlyError(ConnectionError):
+    """A file gave fewer bytes than were listed; trying again may help."""
 
 
 def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
@@ -34,19 +41,17 @@ def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
 
     Raises:
         DataError: the file is damaged or changed, lacks the field, or has fewer than ``skip``.
+        EndedEarlyError: it ended before its listed size.
     """
     system, path = fsspec.url_to_fs(part.url)
     _check_size(part, system.info(path).get("size"))
     with system.open(path, "rb") as raw:
         try:
             yield from _READERS[part.format](raw, part, source, skip)
-        except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-            what = (
-                "is cut off or damaged"
-                if not isinstance(error, UnicodeDecodeError)
-                else ("is not UTF-8")
-            )
-            raise DataError(f"{part.url} {what} ({error}). Fetch it again.") from error
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"{part.url} is cut off or damaged ({error}). Fetch it again."
+            ) from error
 
 
 def _text(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Documents:
@@ -55,19 +60,41 @@ def _text(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Document
         documents = (piece for piece in pieces if piece.strip())
     else:
         documents = iter([b"".join(_chunks(raw, part))])
-    return (document.decode() for document in _skipped(documents, part, skip))
+    numbered = enumerate(_skipped(documents, part, skip), start=skip + 1)
+    return (_decoded(raw, f"Document {number} of {part.url}") for number, raw in numbered)
 
 
 def _jsonl(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Documents:
-    lines = (line for line in _split(_chunks(raw, part), b"\n") if line.strip())
-    for number, line in enumerate(_skipped(lines, part, skip), start=skip + 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"Document {number} of {part.url} is not JSON ({error}); is the file cut off?"
-            ) from None
-        yield _field(record, part, source, number)
+    lines = enumerate(_split(_chunks(raw, part), b"\n"), start=1)
+    written = ((number, line) for number, line in lines if line.strip())
+    for document, (number, line) in enumerate(_skipped(written, part, skip), start=skip + 1):
+        where = f"Line {number} (document {document}) of {part.url}"
+        yield _field(_record(line, where, part), part, source, where)
+
+
+def _record(line: bytes, where: str, part: Part) -> Any:
+    text = _decoded(line, where)
+    if text.lstrip().startswith("["):
+        raise DataError(
+            f"{where} begins an array, but JSON lines hold one object per line. Convert it: "
+            f"jq -c '.[]' {part.url.rsplit('/', 1)[-1]} > converted.jsonl"
+        )
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{where} is not JSON ({error}). Each line must be one whole object: is the file cut "
+            f"off, or one object over several lines?"
+        ) from None
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} is not UTF-8 ({error}). Convert the file: iconv -f latin1 -t utf-8"
+        ) from None
 
 
 def _parquet(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Documents:
@@ -107,14 +134,18 @@ _READERS: dict[Format, Callable[[IO[bytes], Part, TextSource, int], Documents]] 
 }
 
 
-def _field(record: Any, part: Part, source: TextSource, number: int) -> str:
+def _field(record: Any, part: Part, source: TextSource, where: str) -> str:
     if not isinstance(record, dict) or source.field not in record:
         raise _no_field(part, source, list(record) if isinstance(record, dict) else [])
     value = record[source.field]
     if value is not None and not isinstance(value, str):
+        raise DataError(f"{where} holds no text in '{source.field}': {value!r}.")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
         raise DataError(
-            f"'{source.field}' of document {number} of {part.url} is no text: {value!r}."
-        )
+            f"'{source.field}' holds half a character: {where} ({error}). Mend or remove that line."
+        ) from None
     return value or ""
 
 
@@ -126,15 +157,47 @@ def _no_field(part: Part, source: TextSource, known: list[str]) -> DataError:
     )
 
 
+@dataclass(slots=True)
+class _Counted:
+    """A file that counts the bytes that it gives."""
+
+    file: IO[bytes]
+    count: int = 0
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self.file.read(size)
+        self.count += len(chunk)
+        return chunk
+
+
 def _chunks(raw: IO[bytes], part: Part) -> Iterator[bytes]:
-    name = part.url.split("?", 1)[0]
+    """Unpacked contents; the end comes only if as many bytes were read as were listed."""
+    counted = _Counted(raw)
+    try:
+        yield from _unpacked(counted, part.url.split("?", 1)[0])
+    except (EOFError, zlib.error):
+        _check_whole(part, counted.count)
+        raise
+    _check_whole(part, counted.count)
+
+
+def _check_whole(part: Part, count: int) -> None:
+    if part.size is not None and count < part.size:
+        raise EndedEarlyError(f"{count} of {part.size} bytes came")
+    _check_size(part, count)
+
+
+def _unpacked(raw: _Counted, name: str) -> Iterator[bytes]:
     if name.endswith(".zst"):
-        return _unpacked_zstd(raw)
-    file: Any = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
-    return iter(lambda: file.read(CHUNK_BYTES), b"")
+        yield from _unpacked_zstd(raw)
+        return
+    file: Any = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw  # pyright: ignore[reportArgumentType]
+    yield from iter(lambda: file.read(CHUNK_BYTES), b"")
+    if file is not raw and not raw.count:
+        raise EOFError("it is empty")
 
 
-def _unpacked_zstd(raw: IO[bytes]) -> Iterator[bytes]:
+def _unpacked_zstd(raw: _Counted) -> Iterator[bytes]:
     """Contents of all frames; unlike the library's stream reader, a missing end is an error."""
     if importlib.util.find_spec("zstandard") is None:
         raise DataError(
@@ -166,7 +229,7 @@ def _split(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:
         yield rest
 
 
-def _skipped(documents: Iterator[bytes], part: Part, skip: int) -> Iterator[bytes]:
+def _skipped(documents: Iterator[T], part: Part, skip: int) -> Iterator[T]:
     passed = sum(1 for _ in itertools.islice(documents, skip))
     _check_enough(passed, part, skip)
     return documents
@@ -176,7 +239,7 @@ def _check_enough(documents: int, part: Part, skip: int) -> None:
     if documents < skip:
         raise DataError(
             f"{part.url} holds {documents} documents, but {skip} were read from it before: it has "
-            f"changed. Restore it, or delete the unfinished folder and prepare again."
+            "changed. Restore it, or begin again: optbench data prepare --restart"
         )
 
 
@@ -184,5 +247,5 @@ def _check_size(part: Part, size: int | None) -> None:
     if None not in (size, part.size) and size != part.size:
         raise DataError(
             f"{part.url} has {size} bytes instead of the {part.size} that were listed: it has "
-            f"changed. Restore it, or delete the unfinished folder and prepare again."
+            "changed. Restore it, or begin again: optbench data prepare --restart"
         )

@@ -50,7 +50,11 @@ def find_recipe(name_or_path: str) -> MixtureRecipe:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise ConfigError([f"There is no recipe file {path}."])
-        return read_recipe(path.read_text(encoding="utf-8"), path.parent)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([f"The recipe file {path} cannot be read: {error}."]) from None
+        return read_recipe(text, path.parent)
     shipped = shipped_recipes()
     if name_or_path not in shipped:
         known = ["nano", *sorted(shipped)]
@@ -91,7 +95,7 @@ class _Reader:
             tables = []
         sources = [self._source(f"sources[{i}]", table) for i, table in enumerate(tables)]
         held_out = {
-            split: self._source(split, {"name": split, **raw[split]})
+            split: self._held_out(split, raw[split])
             for split in ("validation", "test")
             if isinstance(raw.get(split), Mapping)
         }
@@ -115,6 +119,14 @@ class _Reader:
             base=base,
             **values,
         )
+
+    def _held_out(self, split: str, raw: Mapping[str, Any]) -> TextSource | None:
+        if "weight" in raw:
+            self.problems.append(
+                f"`{split}.weight` has no meaning: held-out text is one source and is read whole. "
+                f"Remove it."
+            )
+        return self._source(split, {"name": split, **raw})
 
     def _check_whole(
         self,
@@ -163,7 +175,11 @@ class _Reader:
             if held_out and key in raw:
                 self.problems.append(f"`{key}` does not go with a [validation] table; remove one.")
             if not 0 < values[key] < 0.5:
-                self.problems.append(f"`{key}` must lie between 0 and 0.5, but got {values[key]}.")
+                self.problems.append(
+                    f"`{key}` must lie between 0 and 0.5, but got {values[key]}. Every run is "
+                    f"judged on the {split} split; for one of your own choice, add a [{split}] "
+                    f"table instead."
+                )
 
     def _source(self, where: str, raw: object) -> TextSource | None:
         if not isinstance(raw, Mapping):
@@ -230,7 +246,7 @@ class _Reader:
 
     def _get(self, where: str, raw: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
         value = raw.get(key, default)
-        if isinstance(value, Decimal):
+        if isinstance(value, Decimal) or (kind is float and type(value) is int):
             value = float(value)
         if not isinstance(value, kind) or isinstance(value, bool):
             path = f"{where}.{key}" if where else key

@@ -49,7 +49,8 @@ def persistently(
         what: names the stream in the error.
 
     Raises:
-        DataError: it failed ``patience.attempts`` times in a row without giving another item.
+        DataError: it failed ``patience.attempts`` times in a row without giving another item, or in
+            another way.
     """
     done, failures = start, 0
     while True:
@@ -57,9 +58,13 @@ def persistently(
             for item in open_at(done):
                 done, failures = done + 1, 0
                 yield item
+        except DataError:
+            raise
         except Exception as error:
             if not is_transient(error):
-                raise
+                raise DataError(
+                    f"{what} cannot be read behind document {done} ({describe(error)})."
+                ) from error
             failures += 1
             if failures >= patience.attempts:
                 raise DataError(

@@ -34,11 +34,6 @@ class TokenizerChoice:
     sha256: str
     vocab_size: int
 
-    @property
-    def trained(self) -> bool:
-        """Whether it is trained on the text."""
-        return self.path is None
-
     def make(self, sample: Iterable[str]) -> Tokenizer:
         """Read it, or train it on ``sample``.
 

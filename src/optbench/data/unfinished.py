@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from optbench.data.corpus import DataError
-from optbench.data.document_shards import DocumentShard, write_durably
+from optbench.data.document_shards import DocumentShard, sync_folder, write_durably
 from optbench.data.reading import Place
+from optbench.data.retries import describe
 from optbench.data.shards import TOKENIZER_FILE
 
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "lock"
 _ENDING = ".unfinished"
 _SCHEMA = 1
+_MOST_DIFFERENCES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,12 @@ class Unfinished:
 
     Args:
         identity: stands for the recipe and the tokenizer file.
+        settings: the recipe by its keys, to say what differs in another one.
     """
 
     folder: Path
     identity: str
+    settings: dict[str, str]
     streams: dict[str, StreamProgress]
 
     def save(self) -> None:
@@ -72,15 +77,36 @@ class Unfinished:
         values = {
             "schema": _SCHEMA,
             "identity": self.identity,
+            "settings": self.settings,
             "streams": {name: dataclasses.asdict(s) for name, s in self.streams.items()},
         }
         write_durably(self.folder / PROGRESS_FILE, json.dumps(values).encode())
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether anything is finished that would be lost."""
+        return any(stream.shards for stream in self.streams.values())
+
+    def clear(self) -> None:
+        """Begin again."""
+        self.streams = {}
+        # In this order: a tokenizer without progress would be taken for that of the next recipe.
+        for name in (TOKENIZER_FILE, PROGRESS_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+        self.remove_strays()
+
+    def publish(self, final: Path) -> None:
+        """Give the finished corpus its name; what is left of the work goes only then."""
+        self.folder.rename(final)
+        sync_folder(final.parent)
+        for name in (PROGRESS_FILE, LOCK_FILE):
+            (final / name).unlink(missing_ok=True)
 
     def remove_strays(self) -> None:
         """Remove what no finished shard owns: it was being written when the last try ended."""
         shards = (shard for stream in self.streams.values() for shard in stream.shards)
         known = {f"{shard.name}{end}" for shard in shards for end in (".bin", ".idx")}
-        for path in self.folder.iterdir():
+        for path in self.folder.glob("*"):  # another process may just have renamed the folder
             if path.name not in {PROGRESS_FILE, LOCK_FILE, TOKENIZER_FILE, *known}:
                 path.unlink()
 
@@ -96,11 +122,16 @@ def unfinished_folders(cache: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def hold_unfinished(final: Path, identity: str) -> Generator[Unfinished]:
+def hold_unfinished(
+    final: Path, identity: str, settings: dict[str, str], *, restart: bool = False
+) -> Generator[Unfinished]:
     """The unfinished folder of a corpus, new or as it was left, held against other processes.
 
+    Args:
+        restart: begin again whatever is there.
+
     Raises:
-        DataError: another process holds it, or it was begun with another recipe.
+        DataError: another process holds it, or it has shards of another recipe.
     """
     folder = unfinished_folder(final)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,22 +143,67 @@ def hold_unfinished(final: Path, identity: str) -> Generator[Unfinished]:
             raise DataError(
                 f"Another optbench is preparing this corpus in {folder}. Wait for it or stop it."
             ) from None
-        unfinished = _read(folder, identity)
+        unfinished = Unfinished(folder, identity, settings, {})
+        if restart or not _take_up(unfinished):
+            unfinished.clear()
         unfinished.remove_strays()
         yield unfinished
     finally:
         os.close(lock)
 
 
-def _read(folder: Path, identity: str) -> Unfinished:
-    path = folder / PROGRESS_FILE
-    if not path.exists():
-        return Unfinished(folder, identity, {})
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    if raw["schema"] != _SCHEMA or raw["identity"] != identity:
+@contextlib.contextmanager
+def errors_of_cache(cache: Path) -> Generator[None]:
+    """Turn errors of the file system into messages that say what to do.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be used.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"The disk of {cache} is full. Finished shards are kept: free some space and give "
+                f"the same command again."
+            ) from error
         raise DataError(
-            f"{folder} holds an unfinished preparation with another recipe or tokenizer. Give this "
-            f"recipe another name, or delete that folder."
+            f"The cache {cache} cannot be used ({describe(error)}). Choose another folder: --cache."
+        ) from error
+
+
+def _take_up(unfinished: Unfinished) -> bool:
+    """Whether there is something of the same recipe to go on with."""
+    path = unfinished.folder / PROGRESS_FILE
+    if not path.exists():
+        return False
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        same = (raw["schema"], raw["identity"]) == (_SCHEMA, unfinished.identity)
+        streams = {name: StreamProgress.from_dict(s) for name, s in raw["streams"].items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({describe(error)}). Begin again with --restart."
+        ) from error
+    found = dataclasses.replace(unfinished, streams=streams)
+    if not same and found.has_shards:
+        raise DataError(
+            f"{unfinished.folder} holds an unfinished preparation with another recipe or "
+            f"tokenizer{_differences(raw.get('settings', {}), unfinished.settings)}. Give this "
+            f"recipe another name, or begin again with --restart."
         )
-    streams = {name: StreamProgress.from_dict(s) for name, s in raw["streams"].items()}
-    return Unfinished(folder, identity, streams)
+    if same:
+        unfinished.streams = streams
+    return same
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    keys = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    if not before or not keys:
+        return ""
+    shown = [
+        f"`{key}` was {before.get(key, 'absent')} and is {now.get(key, 'absent')}"
+        for key in keys[:_MOST_DIFFERENCES]
+    ]
+    more = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
+    return f": {', '.join(shown)}{more}"

@@ -126,13 +126,18 @@ def scores_of(results: Mapping[str, Any]) -> Iterator[TaskScore]:
             stderr = metrics.get(f"{metric}_stderr,{rule}")
             yield TaskScore(
                 task=task,
-                version=str(results["versions"].get(task)),
+                version=_version(results["versions"].get(task)),
                 metric=metric if rule == "none" else f"{metric} ({rule})",
                 value=float(value),
                 stderr=float(stderr) if isinstance(stderr, int | float) else None,
                 documents=results["n-samples"][task]["effective"],
                 chance=_chance(metric, results["configs"][task]["output_type"], samples),
             )
+
+
+def _version(version: object) -> str:
+    """Empty for none, which the harness calls "Yaml" in a task that comes from a file."""
+    return "" if version in (None, "Yaml") else str(version)
 
 
 def _chance(metric: str, kind: str, samples: Sequence[Mapping[str, Any]]) -> float | None:

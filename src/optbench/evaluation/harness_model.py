@@ -102,7 +102,8 @@ class HarnessModel(TemplateLM):
         """The likeliest token after another, until a stop text, the document's end or the limit.
 
         Raises:
-            HarnessError: a task asks for sampling.
+            HarnessError: a task asks for sampling, or for so long a text that most of its prompt
+                would be cut.
         """
         del disable_tqdm
         return [self._generate(*request.args) for request in requests]
@@ -149,6 +150,20 @@ class HarnessModel(TemplateLM):
         log_p = F.log_softmax(self._model.head(hidden).float(), dim=-1)
         return log_p.gather(1, targets[:, None])[:, 0], log_p.argmax(-1) == targets
 
+    def _prompt(self, context: str, limit: int) -> list[int]:
+        """The end of a context, as much as leaves room for ``limit`` tokens after it."""
+        tokens = self.tok_encode(context) or [self._eod_id]
+        room = self.max_length - limit
+        if len(tokens) > room and limit > self.max_length // 2:
+            raise HarnessError(
+                f"A task asks for up to {limit} new tokens (max_gen_toks, {_MAX_NEW_TOKENS} when it"
+                f" is not set), which leaves {max(0, room)} of the model's {self.max_length} for a "
+                f"prompt of {len(tokens)}: the answer would not be to the question. Set "
+                f"max_gen_toks to at most {self.max_length // 2} in its generation_kwargs."
+            )
+        # The beginning is cut once, so that what is generated does not push it out any further.
+        return tokens[-room:]
+
     @torch.no_grad()
     def _generate(self, context: str, settings: dict[str, Any]) -> str:
         if settings.get("do_sample") or settings.get("temperature"):
@@ -159,8 +174,7 @@ class HarnessModel(TemplateLM):
         until = settings.get("until") or []
         stops: list[str] = [until] if isinstance(until, str) else list(until)
         limit = int(settings.get("max_gen_toks", _MAX_NEW_TOKENS))
-        # The beginning is cut once, so that what is generated does not push it out any further.
-        tokens = (self.tok_encode(context) or [self._eod_id])[-max(1, self.max_length - limit) :]
+        tokens = self._prompt(context, limit)
         new: list[int] = []
         text = ""
         while len(new) < limit:

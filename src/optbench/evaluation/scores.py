@@ -20,7 +20,8 @@ class TaskScore:
     """One metric of one task.
 
     Args:
-        version: of the task in the harness; scores of different versions do not compare.
+        version: of the task in the harness, empty where its file gives none; scores of different
+            versions do not compare.
         value: an accuracy as a share, a perplexity in its own unit.
         stderr: standard error over the task's documents; None where the harness knows none.
         documents: how many were scored.

@@ -25,7 +25,7 @@ _Json: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One row of a tuning table: the best configuration with one value changed.
+    """One row of a tuning table: the chosen configuration with one value changed.
 
     Args:
         axis: what was changed.
@@ -47,10 +47,11 @@ class PublishedCell:
     Args:
         optimizer: its name here.
         cell: size and ratio, with the model and the budget.
-        loss: the best, on C4/EN, nats per token.
-        configuration: that gave it.
-        table_loss: what the tuning table says of the same configuration, the reference of
-            ``trials``; it is not always ``loss``. None without a table or without a figure.
+        loss: the least of the cell's sweep, on C4/EN, nats per token.
+        configuration: the one that the source chose, within its tie threshold of the least; not
+            always the one that gave ``loss``.
+        table_loss: of ``configuration`` itself, from the tuning table, the reference of
+            ``trials``; never below ``loss``. None without a table or without a figure.
         trials: the tuning table; empty without one.
         near_best: configurations said to be as good; without a list, empty.
         grid: what was swept; empty where the cell was not tuned.

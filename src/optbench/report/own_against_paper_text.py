@@ -8,8 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from optbench.analysis.own_against_paper import OwnAgainstPaper, OwnCell
-from optbench.analysis.units import format_value
+from optbench.analysis.recommendation_differences import BATCH_TOKENS
+from optbench.analysis.units import format_count, format_value
 from optbench.report.text import NOTHING, mean_text, signed_text
+from optbench.space import Value
 
 _TITLES = ("cell", "optimizer", "own loss", "seeds", "published", "own − published")
 
@@ -48,7 +50,7 @@ def _cells(row: OwnCell) -> list[str]:
 def _difference(row: OwnCell) -> str:
     if row.difference is None:
         return NOTHING
-    half = "" if row.own.half_width is None else f" ± {row.own.half_width:.3f}"
+    half = "" if row.difference_half_width is None else f" ± {row.difference_half_width:.3f}"
     return f"{signed_text(row.difference, 3)}{half}"
 
 
@@ -61,16 +63,23 @@ def _notes(found: OwnAgainstPaper) -> list[str]:
         f"Own losses are on the test text of {', '.join(found.corpora)}; the published ones are on "
         f"C4, after training on another mixture ({found.source}).",
         "Where the texts differ, only differences between optimizers can be compared.",
-        "± is the 95 % interval of the own seeds; the published loss is one run of one seed.",
+        f"± is the 95 % interval, of an own loss by its seeds; a difference also counts σ = "
+        f"{found.sigma:g}, which is assumed of the published loss, the least of a sweep.",
     ]
     for row in found.rows:
         if row.differing:
             pairs = ", ".join(
-                f"{name} {format_value(row.own_configuration[name])} (published "
-                f"{format_value(row.published_configuration[name])})"
+                f"{name} {_value(name, row.own_configuration[name])} (published "
+                f"{_value(name, row.published_configuration[name])})"
                 for name in row.differing
             )
             lines.append(f"{row.optimizer} in {row.cell.label}: {pairs}.")
     if found.left_out:
         lines.append(f"Not at the paper's sizes: {', '.join(found.left_out)}.")
     return lines
+
+
+def _value(name: str, value: Value) -> str:
+    if name == BATCH_TOKENS and isinstance(value, int):
+        return format_count(value)
+    return format_value(value)

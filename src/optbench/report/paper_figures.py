@@ -10,6 +10,7 @@ from optbench.analysis.paper_hyperparameters import ExtrapolatedValue, Extrapola
 from optbench.analysis.paper_results import PaperResults
 from optbench.analysis.paper_speedups import BaselineFit, PaperSpeedup
 from optbench.analysis.published_study import CASE_STUDY_SIZE
+from optbench.analysis.speedup import Speedup
 from optbench.analysis.units import format_count, format_value
 from optbench.ladder import PAPER_SIZES
 from optbench.report.layout import (
@@ -23,6 +24,7 @@ from optbench.report.layout import (
     plain,
 )
 from optbench.report.palette import Style, assign_sizes, assign_styles
+from optbench.report.paper_tables import full_text
 from optbench.report.scale_figures import (
     Mark,
     Panel,
@@ -33,7 +35,6 @@ from optbench.report.scale_figures import (
     speedup_panel,
     trend_panel,
 )
-from optbench.report.text import speedup_text
 
 _MARGIN = {"l": 56, "r": 14, "t": 10, "b": 52}
 _HEIGHT = 340
@@ -220,66 +221,77 @@ def size_panels(results: PaperResults) -> list[Panel]:
     ]
 
 
+_ESTIMATOR_LOOKS = (
+    (-0.22, "circle", "paper"),
+    (0.0, "square-open", "interpolate"),
+    (0.22, "diamond", "shared"),
+)
+_ENDS = (0.8, 1.6)  # beyond the axis, so that a longer bar is cut off at its border
+
+
 def estimator_panel(results: PaperResults) -> Panel:
     """Every estimator at the largest size: filled the paper's, then the others."""
     styles = paper_styles(results)
-    names = {s.optimizer for s in results.speedups if s.size == CASE_STUDY_SIZE} - {ADAMW}
-    chosen = [s for s in results.speedups if s.size == CASE_STUDY_SIZE and s.optimizer in names]
-    labels = [f"{s.optimizer} {s.ratio:g}×" for s in chosen]
-    traces: list[Trace] = []
-    for shift, symbol, name in (
-        (-0.22, "circle", "paper"),
-        (0.0, "square-open", "interpolate"),
-        (0.22, "diamond", "shared"),
-    ):
-        for place, one in enumerate(chosen):
-            found = {"paper": one.paper, "interpolate": one.interpolate, "shared": one.shared}[name]
-            if found is None or found.bound:
-                continue
-            color = styles[one.optimizer].color
-            low = found.value if found.low is None else found.low
-            high = found.value if found.high is None else min(found.high, 1.6)
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": name,
-                    "x": [found.value],
-                    "y": [place + shift],
-                    "marker": {"color": color, "symbol": symbol, "size": 8},
-                    "error_x": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [max(0.0, high - found.value)],
-                        "arrayminus": [max(0.0, found.value - max(low, 0.8))],
-                        "color": color,
-                        "thickness": 1.5,
-                        "width": 3,
-                    },
-                    "hovertext": [f"{labels[place]}, {name}: {speedup_text(found)}"],
-                    "hoverinfo": "text",
-                }
-            )
+    chosen = [s for s in results.speedups if s.size == CASE_STUDY_SIZE and s.optimizer != ADAMW]
+    traces = [
+        _estimate(one, found, place + shift, symbol, styles[one.optimizer].color)
+        for shift, symbol, name in _ESTIMATOR_LOOKS
+        for place, one in enumerate(chosen)
+        if (found := _by_estimator(one)[name]) is not None and not found.bound
+    ]
+    figure: Figure = {"data": traces, "layout": _estimator_layout(chosen)}
+    return Panel(f"All estimators at {CASE_STUDY_SIZE}", figure)
+
+
+def _by_estimator(one: PaperSpeedup) -> dict[str, Speedup | None]:
+    return {"paper": one.paper, "interpolate": one.interpolate, "shared": one.shared}
+
+
+def _estimate(one: PaperSpeedup, found: Speedup, height: float, symbol: str, color: str) -> Trace:
+    low = found.value if found.low is None else max(found.low, _ENDS[0])
+    high = found.value if found.high is None else min(found.high, _ENDS[1])
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": found.estimator,
+        "x": [found.value],
+        "y": [height],
+        "marker": {"color": color, "symbol": symbol, "size": 8},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [max(0.0, high - found.value)],
+            "arrayminus": [max(0.0, found.value - low)],
+            "color": color,
+            "thickness": 1.5,
+            "width": 3,
+        },
+        "hovertext": [f"{_label(one)}, {found.estimator}: {full_text(found)}"],
+        "hoverinfo": "text",
+    }
+
+
+def _label(one: PaperSpeedup) -> str:
+    return f"{plain(one.optimizer)} {one.ratio:g}×"
+
+
+def _estimator_layout(chosen: Sequence[PaperSpeedup]) -> dict[str, Any]:
     line = {"color": NEUTRAL, "width": 2, "dash": "dash"}
     at_one = {"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1, "line": line}
-    figure: Figure = {
-        "data": traces,
-        "layout": layout(
-            80 + 34 * len(chosen),
-            margin={"l": 90, "r": 14, "t": 10, "b": 52},
-            xaxis=axis(f"speed-up over {ADAMW} (×)", range=[0.84, 1.5]),
-            yaxis={
-                "tickvals": list(range(len(chosen))),
-                "ticktext": [plain(label) for label in labels],
-                "range": [len(chosen) - 0.4, -0.6],
-                "automargin": True,
-                "zeroline": False,
-                "showgrid": False,
-            },
-            shapes=[{**at_one, "layer": "below"}],
-        ),
-    }
-    return Panel(f"All estimators at {CASE_STUDY_SIZE}", figure)
+    return layout(
+        80 + 34 * len(chosen),
+        margin={"l": 90, "r": 14, "t": 10, "b": 52},
+        xaxis=axis(f"speed-up over {ADAMW} (×)", range=[0.84, 1.5]),
+        yaxis={
+            "tickvals": list(range(len(chosen))),
+            "ticktext": [_label(one) for one in chosen],
+            "range": [len(chosen) - 0.4, -0.6],
+            "automargin": True,
+            "zeroline": False,
+            "showgrid": False,
+        },
+        shapes=[{**at_one, "layer": "below"}],
+    )
 
 
 def size_styles() -> dict[str, Style]:

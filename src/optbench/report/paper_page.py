@@ -22,7 +22,13 @@ from optbench.report.paper_figures import (
     size_panels,
     size_styles,
 )
-from optbench.report.paper_tables import WHY_NOT_DETERMINED, interesting, law_text
+from optbench.report.paper_tables import (
+    WHY_NOT_DETERMINED,
+    full_text,
+    interesting,
+    law_text,
+    noise_sentences,
+)
 from optbench.report.scale_figures import Panel
 from optbench.report.sections import Place
 from optbench.report.text import NOTHING
@@ -74,8 +80,10 @@ def render_paper_page(results: PaperResults) -> str:
         drawn = placed(f"law-{name}", [law_panel(row) for row in rows])
         laws.append(_Laws(optimizer=name, rows=rows, figures=drawn))
     cells = [(size, ratios) for size, ratios in _cells(results) if ratios]
-    return template("paper.html", {"law": law_text}).render(
+    filters = {"law": law_text, "speedup": full_text}
+    return template("paper.html", filters).render(
         results=results,
+        noise_sentences=noise_sentences(results),
         baseline=ADAMW,
         styles=paper_styles(results),
         sizes=size_styles(),

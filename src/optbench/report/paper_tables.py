@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from optbench.analysis.families import ADAMW
 from optbench.analysis.paper_hyperparameters import (
     COMPLEMENTS,
     Determined,
@@ -93,16 +94,53 @@ def case_study_table(results: PaperResults) -> tuple[list[str], Rows]:
                     place.optimizer,
                     f"{place.loss:.4f}",
                     f"{behind.value:.4f}" if behind else NOTHING,
-                    *(_full(s) for s in (found.paper, found.interpolate, found.shared)),
+                    *(full_text(s) for s in (found.paper, found.interpolate, found.shared)),
                 ]
             )
     return titles, rows
 
 
-def _full(found: Speedup | None) -> str:
+def full_text(found: Speedup | None) -> str:
+    """``1.42× [1.33, 1.52]``, or a dash."""
     if found is None:
         return NOTHING
     return " ".join(part for part in (value_text(found), interval_text(found)) if part)
+
+
+def verdicts_table(results: PaperResults) -> tuple[list[str], Rows]:
+    """The paper's statements, under the assumed noise and under the scatter of the joint fit."""
+    noises = (results.sigma, results.noise.scatter)
+    titles = ["statement", "numbers", *(f"σ = {sigma:.2g}" for sigma in noises), "evidence"]
+    return titles, [
+        [
+            one.text,
+            "agree" if one.numbers_agree else "disagree",
+            one.verdict,
+            other.verdict,
+            one.evidence[0],
+        ]
+        for one, other in zip(results.statements, results.at_scatter, strict=True)
+    ]
+
+
+def noise_sentences(results: PaperResults) -> list[str]:
+    """Where σ comes from, and what the figures cannot say of it."""
+    noise = results.noise
+    fewest, most = (pick(noise.sweep_runs.values()) for pick in (min, max))
+    runs = noise.sweep_runs
+    return [
+        f"σ = {results.sigma:g} is an assumption: no published run was repeated with another seed.",
+        f"The scatter of all cells about the joint fit, {noise.scatter:.4f}, is the one upper "
+        f"bound in the figures; it has imperfect tuning and the error of the curve in it.",
+        f"A published loss is the least of its cell's sweep. In {noise.differing} of "
+        f"{noise.told_twice} cells the chosen configuration lies above it, by "
+        f"{noise.median_above:.4f} in the median and in {noise.within_tie} by no more than the tie "
+        f"threshold {noise.tie_threshold:g}, a convention; in {noise.of_another_row} the least "
+        f"loss is another row of the same table. That is no estimate of noise.",
+        f"The minima are over different numbers of runs, {fewest} to {most} in the largest table "
+        f"of an optimizer ({runs['muon']} for muon, {runs[ADAMW]} for {ADAMW}), which favours "
+        f"those with more.",
+    ]
 
 
 def fits_table(results: PaperResults) -> tuple[list[str], Rows]:

@@ -16,16 +16,13 @@ from optbench.report.text import EXTRAPOLATED, NOTHING
 
 def print_paper(results: PaperResults, console: Console) -> None:
     """Everything, in the order of the paper."""
-    noise = results.noise
     lines = [
         f"{results.source} ({results.licence}).",
         f"{len(results.speedups)} losses of {len(results.optimizers)} optimizers, one seed each. "
-        f"Intervals are 95 %, for σ = {results.sigma:g} nats a loss.",
-        f"What the figures say of σ: {noise.differing} of {noise.told_twice} configurations with "
-        f"two published losses differ, in the median by {noise.median_difference:.4f}, as with "
-        f"σ = {noise.sigma_of_repeats:.4f}; the tie threshold {noise.tie_threshold:g} is that of "
-        f"σ = {noise.sigma_of_ties:.4f}; the scatter about the joint fit is "
-        f"{noise.sigma_of_scatter:.4f}.\n",
+        f"Intervals are 95 %, for σ = {results.sigma:g} nats a loss; those of the joint fit "
+        f"(shared) are by the scatter about it.",
+        *paper_tables.noise_sentences(results),
+        "",
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False)
@@ -40,7 +37,9 @@ def print_paper(results: PaperResults, console: Console) -> None:
     half = max(p.to_best.half_width for c in results.case_studies for p in c.places if p.to_best)
     key = f"(two equal runs are up to {half:.4f} nats apart, in 95 of 100 cases)"
     console.print(key, highlight=False)
-    key = f"({EXTRAPOLATED} extrapolated beyond AdamW's budgets; {NOTHING} nothing there)\n"
+    key = f"({EXTRAPOLATED} extrapolated beyond AdamW's budgets; {NOTHING} nothing there)"
+    console.print(key, highlight=False)
+    key = "(an interval from 0 or to ∞ ends below or above AdamW's budgets)\n"
     console.print(key, highlight=False)
     console.print(_table("Sensitive to scale", *paper_tables.sensitive_table(results), left=5))
     extrapolated = paper_tables.extrapolation_table(results)
@@ -74,18 +73,16 @@ def _table(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], lef
 
 def _verdicts(results: PaperResults) -> Table:
     table = Table(
-        title="The paper's statements under this noise",
+        title="The paper's statements under this noise, and under the scatter of the joint fit",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("statement")
-    table.add_column("numbers", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("evidence")
-    for one in results.statements:
-        agree = "agree" if one.numbers_agree else "disagree"
-        table.add_row(one.text, agree, one.verdict, escape(one.evidence[0]))
+    titles, rows = paper_tables.verdicts_table(results)
+    for name in titles:
+        table.add_column(name, no_wrap=name not in ("statement", "evidence"))
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 

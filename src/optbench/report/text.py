@@ -32,10 +32,14 @@ def value_text(speedup: Speedup) -> str:
 
 
 def interval_text(speedup: Speedup) -> str:
-    """``[1.33, 1.52]``, or nothing without a noise estimate; an open end is ∞."""
+    """``[1.33, 1.52]``, or nothing without a noise estimate.
+
+    Ends that the baseline's budgets do not bound are open: ``(0`` and ``∞)``.
+    """
     if speedup.low is None or speedup.high is None:
         return ""
-    return f"[{speedup.low:.2f}, {_upper_end(speedup.high)}"
+    start = f"[{speedup.low:.2f}" if speedup.low > 0 else "(0"
+    return f"{start}, {_upper_end(speedup.high)}"
 
 
 def _upper_end(high: float) -> str:
