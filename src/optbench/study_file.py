@@ -9,7 +9,7 @@ import dataclasses
 import math
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -30,6 +30,7 @@ from optbench.study_config import (
     run_problems,
 )
 
+TABLES = ("cell", "baseline_curve", "phases", "models", "run", "protocol", "optimizers")
 MAX_RATIO = 1000
 MIN_LAW_CELLS = 3  # of the simplest law that is not a constant
 
@@ -95,23 +96,7 @@ class _Reader:
     problems: list[str] = field(default_factory=list)
 
     def study(self, text: str, *, smoke: bool) -> StudyConfig:
-        self._refuse_unknown(
-            "",
-            self.raw,
-            (
-                "name",
-                "title",
-                "corpus",
-                "baseline",
-                "cell",
-                "baseline_curve",
-                "phases",
-                "models",
-                "run",
-                "protocol",
-                "optimizers",
-            ),
-        )
+        self._refuse_unknown("", self.raw, ("name", "title", "corpus", "baseline", *TABLES))
         models = self._models()
         run = self._table(RunSettings, "run")
         protocol = self._table(Protocol, "protocol")
@@ -123,17 +108,8 @@ class _Reader:
         self._check_limits(optimizers, phases)
         retuned = tuple(self._get("baseline_curve", "retune", list, []))
         baseline = str(self.raw.get("baseline", ""))
-        if baseline not in optimizers and run is not None:
-            self.problems.append(
-                f"`baseline` must be one of the study's optimizers, but got '{baseline}'. "
-                f"Choose from {', '.join(optimizers) or 'none: [optimizers] is empty'}."
-            )
-        elif baseline in optimizers:
-            self.problems.extend(
-                did_you_mean(axis, optimizers[baseline].space, what="axis in baseline_curve.retune")
-                for axis in retuned
-                if axis not in optimizers[baseline].space
-            )
+        if run is not None:
+            self._check_baseline(baseline, retuned, optimizers)
         if self.problems or run is None or protocol is None:
             raise ConfigError(list(dict.fromkeys(self.problems)))
         study = StudyConfig(
@@ -156,6 +132,21 @@ class _Reader:
         if problems := list(dict.fromkeys(_start_problems(study))):
             raise ConfigError(problems)
         return study
+
+    def _check_baseline(
+        self, baseline: str, retuned: Sequence[str], optimizers: Mapping[str, OptimizerStudy]
+    ) -> None:
+        if baseline not in optimizers:
+            self.problems.append(
+                f"`baseline` must be one of the study's optimizers, but got '{baseline}'. "
+                f"Choose from {', '.join(optimizers) or 'none: [optimizers] is empty'}."
+            )
+            return
+        self.problems.extend(
+            did_you_mean(axis, optimizers[baseline].space, what="axis in baseline_curve.retune")
+            for axis in retuned
+            if axis not in optimizers[baseline].space
+        )
 
     def _refuse_unknown(self, path: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
         prefix = f"{path}." if path else ""

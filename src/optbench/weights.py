@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import uuid
@@ -35,6 +34,7 @@ from torch import Tensor
 from optbench.config import ModelConfig, UserError
 from optbench.data.prepared import AnyCorpus
 from optbench.data.tokenizer import load_tokenizer
+from optbench.durable import flush_to_disk
 from optbench.model import Llama
 
 FOLDER = "weights"
@@ -327,9 +327,9 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         write(new)
-        _sync(new)
+        flush_to_disk(new)
         new.replace(path)
-        _sync(path.parent)
+        flush_to_disk(path.parent)
     except (OSError, safetensors.SafetensorError) as error:
         raise _not_written(path, error) from error
     finally:
@@ -340,12 +340,3 @@ def _not_written(path: Path, error: Exception) -> WeightsError:
     return WeightsError(
         f"{path} could not be written ({error}). Free some space or choose another --store."
     )
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,15 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from optbench.analysis.recommendation import (
-    Place,
-    Reach,
-    RecommendationError,
-    Source,
-    check_reach,
-    recommend,
-)
+from optbench.analysis.recommendation import Source, check_reach, recommend
 from optbench.analysis.recommendation_differences import compare
+from optbench.analysis.recommendation_place import Place, Reach, RecommendationError
 from optbench.analysis.recommendation_sources import published_source, study_source
 from optbench.analysis.units import parse_count
 from optbench.published import read_published

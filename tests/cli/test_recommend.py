@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from optbench import curvature_estimates
-from optbench.analysis.recommendation import Place, Recommendation, recommend
+from optbench.analysis.recommendation import Recommendation, recommend
+from optbench.analysis.recommendation_place import Place
 from optbench.analysis.recommendation_sources import published_source, study_source
 from optbench.cli import main
 from optbench.cli.recommend_formats import as_python, as_toml

@@ -381,7 +381,7 @@ STEPS = (
     "optbench.data.preparation.write_durably",
     "optbench.data.preparation.open_mixture",
     "pathlib.Path.rename",
-    "optbench.data.unfinished.sync_folder",
+    "optbench.data.unfinished.flush_to_disk",
 )
 
 

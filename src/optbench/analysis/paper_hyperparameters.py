@@ -31,7 +31,7 @@ from optbench.analysis.sensitivity import (
     find_sensitivity,
     tidy,
 )
-from optbench.published import PublishedCell, PublishedPrediction, PublishedResults
+from optbench.published import COMPLEMENTS, PublishedCell, PublishedPrediction, PublishedResults
 from optbench.space import Value
 
 Agreement: TypeAlias = Literal["same", "tie", "not published", "differs"]
@@ -39,7 +39,6 @@ Determined: TypeAlias = Literal["constant", "determined", "start", "several mini
 
 SMALLER_SIZES = ("130m", "300m", "520m")
 WINDOW_RATIOS = (1.0, 2.0, 4.0, 8.0)
-COMPLEMENTS = frozenset({"beta1", "beta2", "momentum", "shampoo_beta"})
 # Where the solver starts for a second opinion, and how soon it must have found another minimum.
 _OTHER_START, _SOON = -0.6, 400
 _MAX_EVALUATIONS = 20_000  # a fit that has a minimum needs 15,000 at most

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from optbench.analysis.hyperparameter_transfer import Transferred, beyond, transfer
+from optbench.analysis.recommendation_place import Place, Reach, RecommendationError
 from optbench.analysis.speedup_transfer import Interval, SpeedupModel
 from optbench.analysis.state_memory import state_bytes_per_param
-from optbench.analysis.tuned_cells import NEGLIGIBLE_FACTOR, TunedCell
+from optbench.analysis.tuned_cells import TunedCell
 from optbench.analysis.units import format_count
-from optbench.config import ClipScope, UserError
+from optbench.config import ClipScope
 from optbench.ladder import TOKENS_PER_PARAM
 from optbench.schedule import DecayShape
 from optbench.space import Value, did_you_mean
@@ -28,33 +29,6 @@ MAX_RATIO_FACTOR = 4.0  # in ln r half of the published range
 _ROUNDED = 1.005  # limits are told in three digits; what is told is allowed
 MAX_WARMUP_SHARE = 0.8  # the longest that won anywhere: 4000 of 5120 steps
 RUN_SETTINGS = ("batch_size", "clip_norm", "warmup_steps", "warmup_frac", "decay_frac")
-
-
-class RecommendationError(UserError, ValueError):
-    """What cannot be recommended, and why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A model size and a budget.
-
-    Args:
-        params: N, non-embedding parameters.
-        tokens: D.
-    """
-
-    params: float
-    tokens: float
-
-    @property
-    def ratio(self) -> float:
-        """Chinchilla's r = D / (20·N)."""
-        return self.tokens / (TOKENS_PER_PARAM * self.params)
-
-    @property
-    def label(self) -> str:
-        """Such as ``760M parameters, 60B tokens``."""
-        return f"{format_count(self.params)} parameters, {format_count(self.tokens)} tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,37 +76,6 @@ class Source:
         """That were tuned, the baseline first."""
         found = dict.fromkeys(cell.optimizer for cell in self.cells)
         return tuple(sorted(found, key=lambda name: name != self.baseline))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
-    """How many times a place lies outside of what was measured; 1 within."""
-
-    size: float
-    ratio: float
-
-    @property
-    def flag(self) -> str:
-        """``interpolated``, or ``extrapolated 1.42x in size, 2x in ratio``."""
-        parts = [
-            f"{factor:.3g}x in {name}"
-            for factor, name in ((self.size, "size"), (self.ratio, "ratio"))
-            if factor > NEGLIGIBLE_FACTOR
-        ]
-        return f"extrapolated {', '.join(parts)}" if parts else "interpolated"
-
-    @classmethod
-    def of(cls, place: Place, measured: Sequence[tuple[float, float]]) -> Reach:
-        """From the N and r of what was measured."""
-        return cls(
-            size=beyond(place.params, [num_params for num_params, _ in measured]),
-            ratio=beyond(place.ratio, [ratio for _, ratio in measured]),
-        )
-
-    @classmethod
-    def worst(cls, reaches: Sequence[Reach]) -> Reach:
-        """The farthest in size and the farthest in ratio."""
-        return cls(size=max(r.size for r in reaches), ratio=max(r.ratio for r in reaches))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +252,7 @@ def check_reach(source: Source, place: Place) -> None:
             f"{_span(low / MAX_SIZE_FACTOR, high * MAX_SIZE_FACTOR)}."
         )
     if ratio > MAX_RATIO_FACTOR * _ROUNDED:
-        low, high = (20 * r * place.params for r in source.ratios)
+        low, high = (TOKENS_PER_PARAM * r * place.params for r in source.ratios)
         raise RecommendationError(
             f"{format_count(place.tokens)} tokens for {format_count(place.params)} parameters are "
             f"{format_count(place.ratio)} times Chinchilla's 20 a parameter, "

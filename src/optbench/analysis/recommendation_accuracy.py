@@ -26,11 +26,10 @@ from optbench.analysis.hyperparameter_transfer import transfer
 from optbench.analysis.recommendation_sources import PUBLISHED_SEQ_LEN
 from optbench.analysis.tuned_cells import TunedCell, published_tuning, tidy_eps
 from optbench.ladder import TOKENS_PER_PARAM
-from optbench.published import PublishedCell, PublishedResults
+from optbench.published import COMPLEMENTS, PublishedCell, PublishedResults
 from optbench.space import Configuration, Value
 
 Rule: TypeAlias = Callable[[Sequence[TunedCell], TunedCell], Configuration]
-COMPLEMENTS = frozenset({"beta1", "beta2", "momentum", "shampoo_beta"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from optbench.analysis.families import ADAMW
 from optbench.analysis.joint_fit import fit_study
 from optbench.analysis.journal import Journal, read_journal
 from optbench.analysis.noise import pooled_noise
-from optbench.analysis.recommendation import RecommendationError, Source
+from optbench.analysis.recommendation import Source
+from optbench.analysis.recommendation_place import RecommendationError
 from optbench.analysis.seed_groups import noise_groups
 from optbench.analysis.shared_fit import CellLoss, SharedFit, fit_shared
 from optbench.analysis.speedup_transfer import speedup_model

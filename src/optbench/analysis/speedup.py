@@ -58,6 +58,11 @@ class BaselineLosses:
     counts: tuple[int, ...]
     by_seed: tuple[Mapping[int, float], ...] = ()
 
+    @property
+    def known_seeds(self) -> tuple[Mapping[int, float], ...]:
+        """The losses behind each mean, empty where the seeds are not known."""
+        return self.by_seed or ({},) * len(self.tokens)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerLoss:
@@ -210,7 +215,7 @@ def _token_replicates(
 ) -> Floats:
     """Speed-ups in tokens (R,) under redrawn noise."""
     tokens, counts = np.asarray(baseline.tokens), np.asarray(baseline.counts, dtype=float)
-    by_seed = (*(baseline.by_seed or ({},) * len(tokens)), optimizer.by_seed)
+    by_seed = (*baseline.known_seeds, optimizer.by_seed)
     moves = noise_of_means((*baseline.counts, optimizer.count), by_seed, noise).draw(
         replicates, rng
     )
@@ -241,7 +246,7 @@ def _model_moves(
         (*baseline.tokens, optimizer.tokens),
         (*baseline.means, optimizer.mean),
         (*baseline.counts, optimizer.count),
-        (*(baseline.by_seed or ({},) * len(baseline.tokens)), optimizer.by_seed),
+        (*baseline.known_seeds, optimizer.by_seed),
         strict=True,
     )
     cells = [

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from optbench.cli.verbs import Failure, available_workers, console, error_console, reports_errors
+from optbench.cli.verbs import (
+    Failure,
+    available_workers,
+    console,
+    error_console,
+    format_option,
+    reports_errors,
+)
 
 if TYPE_CHECKING:
     from optbench.data.corpus import Split
@@ -93,7 +100,7 @@ def prepare(
 @data.command()
 @_cache_option
 @click.option("--verify", is_flag=True, help="Read every shard and compare its checksum.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@format_option("table", "json")
 @reports_errors
 def show(cache: Path | None, verify: bool, form: str) -> None:
     """List the prepared corpora: tokens, documents, sources, fingerprint and checks."""

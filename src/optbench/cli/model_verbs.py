@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from optbench.cli.verbs import console, error_console, find_record, reports_errors, store_option
+from optbench.cli.verbs import (
+    console,
+    error_console,
+    find_record,
+    format_option,
+    reports_errors,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from optbench.store import RunRecord
@@ -49,7 +56,7 @@ def export(run_id: str, store: Path, out: Path) -> None:
     help="Folder with task files of your own; all of them, unless --tasks says which.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Documents of each task.  [default: all]")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@format_option("table", "json")
 @reports_errors
 def evaluate(
     run_id: str,

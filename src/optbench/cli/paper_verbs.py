@@ -7,11 +7,7 @@ from pathlib import Path
 
 import click
 
-from optbench.cli.verbs import console, reports_errors, store_option
-
-_form_option = click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table"
-)
+from optbench.cli.verbs import console, format_option, reports_errors, store_option
 
 _sigma_option = click.option(
     "--sigma",
@@ -22,7 +18,7 @@ _sigma_option = click.option(
 
 
 @click.command()
-@_form_option
+@format_option("table", "json")
 @click.option(
     "--figures",
     type=click.Path(path_type=Path, file_okay=False),
@@ -61,7 +57,7 @@ def paper(form: str, figures: Path | None, sigma: float | None) -> None:
 
 @click.command("compare-to-paper")
 @store_option(None)
-@_form_option
+@format_option("table", "json")
 @_sigma_option
 @reports_errors
 def compare_to_paper(store: Path, form: str, sigma: float | None) -> None:

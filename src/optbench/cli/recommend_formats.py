@@ -7,13 +7,9 @@ import math
 import textwrap
 from typing import Any
 
-from optbench.analysis.recommendation import (
-    OptimizerRecommendation,
-    Recommendation,
-    RecommendationError,
-    RunPlan,
-)
+from optbench.analysis.recommendation import OptimizerRecommendation, Recommendation, RunPlan
 from optbench.analysis.recommendation_differences import compare
+from optbench.analysis.recommendation_place import RecommendationError
 from optbench.analysis.units import format_count
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
 from optbench.space import Value

@@ -6,13 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from optbench.analysis.hyperparameter_transfer import Transferred
-from optbench.analysis.recommendation import (
-    RUN_SETTINGS,
-    OptimizerRecommendation,
-    Reach,
-    Recommendation,
-)
+from optbench.analysis.recommendation import RUN_SETTINGS, OptimizerRecommendation, Recommendation
 from optbench.analysis.recommendation_differences import OptimizerDifference, compare
+from optbench.analysis.recommendation_place import Reach
 from optbench.analysis.speedup_transfer import Interval
 from optbench.analysis.units import format_count, format_value
 from optbench.space import Value

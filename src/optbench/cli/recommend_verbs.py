@@ -12,7 +12,8 @@ import click
 from optbench.cli.verbs import console, reports_errors
 
 if TYPE_CHECKING:
-    from optbench.analysis.recommendation import Place, Recommendation
+    from optbench.analysis.recommendation import Recommendation
+    from optbench.analysis.recommendation_place import Place
     from optbench.space import Configuration
 
 
@@ -45,7 +46,7 @@ def recommend(
 
     `--format toml` is a part of a study file, `--format python` a script for the fastest one.
     """
-    from optbench.analysis.recommendation import Place
+    from optbench.analysis.recommendation_place import Place
     from optbench.analysis.units import parse_count
 
     place = Place(params=parse_count(params, likely="M"), tokens=parse_count(tokens, likely="B"))
@@ -74,7 +75,7 @@ def _own(store: Path, place: Place, optimizers: tuple[str, ...]) -> Recommendati
 
 
 def _published_or_reason(place: Place, own: Recommendation) -> Recommendation | str:
-    from optbench.analysis.recommendation import RecommendationError
+    from optbench.analysis.recommendation_place import RecommendationError
     from optbench.published import read_published
 
     shared = {cell.optimizer for cell in read_published().cells}
@@ -87,7 +88,7 @@ def _published_or_reason(place: Place, own: Recommendation) -> Recommendation | 
 
 def _check_names(optimizers: tuple[str, ...]) -> None:
     """Before the joint fit, which takes seconds."""
-    from optbench.analysis.recommendation import RecommendationError
+    from optbench.analysis.recommendation_place import RecommendationError
     from optbench.published import read_published
     from optbench.space import did_you_mean
 

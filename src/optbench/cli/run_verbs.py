@@ -16,6 +16,7 @@ from optbench.cli.verbs import (
     console,
     error_console,
     find_record,
+    format_option,
     reports_errors,
     store_option,
 )
@@ -89,7 +90,7 @@ def train(
 @click.option(
     "--optimizer", "optimizers", multiple=True, help="Only this one, repeatable.  [default: all]"
 )
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@format_option("table", "json")
 @reports_errors
 def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) -> None:
     """What each optimizer costs on this device: time, share of a training step, memory."""
@@ -107,7 +108,7 @@ def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) ->
 @click.command()
 @click.argument("run_id", required=False)
 @store_option(None)
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@format_option("table", "json")
 @click.option(
     "--config", "only_config", is_flag=True, help="Only the run's configuration, as JSON."
 )

@@ -10,7 +10,13 @@ import click
 
 from optbench.cli.execution_options import execution_options
 from optbench.cli.plan_options import rental_options
-from optbench.cli.verbs import available_workers, console, reports_errors, store_option
+from optbench.cli.verbs import (
+    available_workers,
+    console,
+    format_option,
+    reports_errors,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from optbench.devices import Rental
@@ -75,7 +81,7 @@ def run(
 @_workers_option
 @rental_options
 @click.option("--by-cell", is_flag=True, help="Every cell by itself.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@format_option("table", "json")
 @reports_errors
 def plan(
     study: str, smoke: bool, workers: int | None, rental: Rental | None, by_cell: bool, form: str
@@ -101,7 +107,7 @@ def plan(
     default=None,
     help="The HTML file.  [default: report.html in the store]",
 )
-@click.option("--format", "form", type=click.Choice(["table", "json", "markdown"]), default="table")
+@format_option("table", "json", "markdown")
 @reports_errors
 def report(store: Path, out: Path | None, form: str) -> None:
     """Rebuild the table and the HTML report from the records alone; trains nothing."""
@@ -130,7 +136,7 @@ def report(store: Path, out: Path | None, form: str) -> None:
 @click.argument("cell")
 @click.argument("optimizer")
 @store_option(None)
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@format_option("text", "json")
 @reports_errors
 def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
     """Why OPTIMIZER has its hyperparameters in CELL (such as d32-1x): every move, every tie."""

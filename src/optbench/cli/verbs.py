@@ -58,6 +58,11 @@ def store_option(default: str | None) -> Callable[[Callable[P, R]], Callable[P, 
     return option(required=True) if default is None else option(default=default, show_default=True)
 
 
+def format_option(*forms: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Add ``--format``, passed on as ``form``; the first form is the default."""
+    return click.option("--format", "form", type=click.Choice(forms), default=forms[0])
+
+
 def find_record(records: Mapping[str, RunRecord], start: str, store: Path) -> RunRecord:
     """The one run whose id starts like this.
 

@@ -59,6 +59,11 @@ class MixtureSchedule:
             counts[source] += 1
         return counts
 
+    def epochs(self, num_sequences: int, windows: Sequence[int]) -> list[float]:
+        """How often each source has been read by then, if it holds so many windows an epoch."""
+        counts = self.counts(num_sequences)
+        return [count / n for count, n in zip(counts, windows, strict=True)]
+
 
 class TokenBatches:
     """Training and evaluation batches of a prepared corpus.
@@ -98,11 +103,8 @@ class TokenBatches:
 
     def epochs(self, num_sequences: int, *, seq_len: int) -> dict[str, float]:
         """How often each source has been read after ``num_sequences``; above 1 is repetition."""
-        counts = self._schedule.counts(num_sequences)
-        windows = self._windows_per_epoch(seq_len)
-        return {
-            name: count / n for name, count, n in zip(self._sources, counts, windows, strict=True)
-        }
+        epochs = self._schedule.epochs(num_sequences, self._windows_per_epoch(seq_len))
+        return dict(zip(self._sources, epochs, strict=True))
 
     def eval_batches(
         self, split: Split, *, num_tokens: int, batch_size: int, seq_len: int

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from optbench.data.corpus import DataError, Split
 from optbench.data.shards import MANIFEST_FILE, TOKENIZER_FILE
+from optbench.durable import flush_to_disk
 
 SCHEMA_VERSION = 2
 OFFSET_DTYPE = np.dtype("<u8")
@@ -220,7 +221,7 @@ class ShardWriter:
         offsets = np.array(self._ends, OFFSET_DTYPE).tobytes()
         write_durably(self._path(".idx"), offsets)
         self._path(".bin.part").replace(self._path(".bin"))
-        sync_folder(self.folder)
+        flush_to_disk(self.folder)
         return DocumentShard(
             split=self.split,
             source=self.source,
@@ -287,16 +288,7 @@ def write_durably(path: Path, contents: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush_to_disk(path.parent)
 
 
 def _read_manifest(directory: Path) -> MixtureManifest:

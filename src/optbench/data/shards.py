@@ -47,6 +47,7 @@ from optbench.data.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
+from optbench.durable import flush_to_disk
 
 SCHEMA_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
@@ -229,7 +230,7 @@ def _build(recipe: Recipe, vocab_size: int, folder: Path, on_progress: OnProgres
     on_progress("training the tokenizer", 0.1)
     tokenizer_path = folder / TOKENIZER_FILE
     train_tokenizer(_tokenizer_sample(pieces), vocab_size).save(str(tokenizer_path))
-    _sync(tokenizer_path)
+    flush_to_disk(tokenizer_path)
     shards = tuple(_write_shards(pieces, folder, on_progress))
     weights = tuple((source.name, source.weight) for source in recipe.sources)
     digest = _sha256(tokenizer_path)
@@ -246,7 +247,7 @@ def _build(recipe: Recipe, vocab_size: int, folder: Path, on_progress: OnProgres
     )
     path = folder / MANIFEST_FILE
     path.write_text(manifest.to_json(), encoding="utf-8")
-    _sync(path)
+    flush_to_disk(path)
     on_progress("prepared", 1.0)
 
 
@@ -304,7 +305,7 @@ def _write_shard(
             digest.update(tokens.tobytes())
             out.write(tokens.tobytes())
             on_encoded(source, len(batch))
-    _sync(path)
+    flush_to_disk(path)
     text_bytes = sum(document.num_bytes for document in documents)
     return Shard(split, source, num_tokens, len(documents), text_bytes, digest.hexdigest())
 
@@ -325,14 +326,14 @@ def _provenance(recipe: Recipe, pieces: Mapping[str, list[Document]]) -> Iterato
 
 
 def _publish(staging: Path, final: Path) -> None:
-    _sync(staging)
+    flush_to_disk(staging)
     try:
         staging.rename(final)
     except OSError:
         # Another process was first: its folder is complete, and equal to ours.
         if not final.exists():
             raise
-    _sync(final.parent)
+    flush_to_disk(final.parent)
 
 
 def _read_manifest(directory: Path) -> Manifest:
@@ -381,12 +382,3 @@ def _damaged(directory: Path, what: str) -> DataError:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

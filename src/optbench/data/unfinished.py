@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from optbench.data.corpus import DataError
-from optbench.data.document_shards import DocumentShard, sync_folder, write_durably
+from optbench.data.document_shards import DocumentShard, write_durably
 from optbench.data.reading import Place
 from optbench.data.retries import describe
 from optbench.data.shards import TOKENIZER_FILE
+from optbench.durable import flush_to_disk
 
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "lock"
@@ -98,7 +99,7 @@ class Unfinished:
     def publish(self, final: Path) -> None:
         """Give the finished corpus its name; what is left of the work goes only then."""
         self.folder.rename(final)
-        sync_folder(final.parent)
+        flush_to_disk(final.parent)
         for name in (PROGRESS_FILE, LOCK_FILE):
             (final / name).unlink(missing_ok=True)
 

@@ -1,6 +1,6 @@
 """The published results of arXiv 2509.02046, in a file of the package: no torch, no network."""
 
-from optbench.published.names import REPORTED_SIZES, our_name
+from optbench.published.names import COMPLEMENTS, REPORTED_SIZES, our_name
 from optbench.published.results import (
     PublishedCell,
     PublishedPrediction,
@@ -10,6 +10,7 @@ from optbench.published.results import (
 )
 
 __all__ = [
+    "COMPLEMENTS",
     "REPORTED_SIZES",
     "PublishedCell",
     "PublishedPrediction",

@@ -14,6 +14,9 @@ from optbench.ladder import PAPER_SIZES
 REPORTED_SIZES = tuple(PAPER_SIZES)
 """Model sizes of the published results, the smallest first."""
 
+COMPLEMENTS = frozenset({"beta1", "beta2", "momentum", "shampoo_beta"})
+"""Hyperparameters whose distance to one is what matters; the others are compared by factors."""
+
 _OUR_NAMES = {
     "learning_rate": "lr",
     "epsilon": "eps",

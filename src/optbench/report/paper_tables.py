@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 from optbench.analysis.families import ADAMW
 from optbench.analysis.paper_hyperparameters import (
-    COMPLEMENTS,
     Determined,
     ExtrapolatedValue,
     Extrapolation,
@@ -17,6 +16,7 @@ from optbench.analysis.paper_speedups import PaperSpeedup
 from optbench.analysis.speedup import Speedup
 from optbench.analysis.units import format_value
 from optbench.ladder import PAPER_SIZES
+from optbench.published import COMPLEMENTS
 from optbench.report.text import NOTHING, interval_text, value_text
 
 Rows: TypeAlias = list[list[str]]

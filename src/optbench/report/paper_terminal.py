@@ -62,7 +62,7 @@ def _print_by_cell(
 
 def _table(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> Table:
     """The first ``left`` columns are words."""
-    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _empty_table(title)
     for k, name in enumerate(titles):
         # sentences in a last column without a title may be broken over lines, numbers may not
         table.add_column(name, no_wrap=bool(name), justify="left" if k < left else "right")
@@ -71,12 +71,13 @@ def _table(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], lef
     return table
 
 
+def _empty_table(title: str) -> Table:
+    return Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
 def _verdicts(results: PaperResults) -> Table:
-    table = Table(
-        title="The paper's statements under this noise, and under the scatter of the joint fit",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    table = _empty_table(
+        "The paper's statements under this noise, and under the scatter of the joint fit"
     )
     titles, rows = paper_tables.verdicts_table(results)
     for name in titles:
@@ -87,12 +88,7 @@ def _verdicts(results: PaperResults) -> Table:
 
 
 def _claims(results: PaperResults) -> Table:
-    table = Table(
-        title="The nine claims of a report, judged on the published losses",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = _empty_table("The nine claims of a report, judged on the published losses")
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("claim")
     table.add_column("verdict", no_wrap=True)
