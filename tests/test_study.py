@@ -57,6 +57,9 @@ class Quiet:
     def finished(self, record: RunRecord, *, from_store: bool) -> None:
         (self.kept if from_store else self.trained).append(record.run_id)
 
+    def failed(self, config: RunConfig, error: str, *, given_up: bool) -> None:
+        pass
+
     def tick(self) -> None:
         pass
 

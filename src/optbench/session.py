@@ -62,11 +62,13 @@ def run_study(
         DataError: the study's corpus cannot be prepared.
         ConfigError: the corpus is too small for the study's runs.
         StoreError: the folder belongs to another study or another process.
-        SystemExit: interrupted (130) or a run failed twice (1); everything finished is kept.
+        SystemExit: interrupted (130), or runs failed twice (1), after the report of what there is;
+            everything finished is kept.
     """
+    failed = False
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
     refuse_small_corpus(manifest, [kind.example for kind in planned_runs(config)])
-    with RunStore.open(out) as store:
+    with RunStore.open(out, functools.partial(_say, console)) as store:
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
         try:
@@ -79,13 +81,20 @@ def run_study(
             )
             raise SystemExit(INTERRUPTED) from None
         except BudgetSpentError as error:
-            console.print(str(error), markup=False, highlight=False)
+            _say(console, str(error))
         except RunError as error:
-            console.print(str(error), markup=False, highlight=False)
-            raise SystemExit(1) from None
+            _say(console, str(error))
+            failed = True
         summary = summarise(store)
         write_report(summary, store, out / "report.html")
         print_result(summary, out / "report.html", console)
+    if failed:
+        raise SystemExit(1)
+
+
+def _say(console: Console, text: str) -> None:
+    """Print a message as it is; a terminal breaks its lines, nothing else does."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _train(
@@ -226,7 +235,7 @@ def train_one(
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
     refuse_small_corpus(manifest, [config])
     config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
-    with RunStore.open(directory) as store:
+    with RunStore.open(directory, functools.partial(_say, console)) as store:
         weights = _place_for_weights(directory, config.run_id) if keep_weights else None
         if known := store.finished(config.run_id):
             lacks_weights = weights is not None and not weights.exists()
