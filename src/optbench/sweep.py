@@ -81,6 +81,7 @@ class Sweep:
     job: Job
     observer: SweepObserver
     budget: Budget = Budget()
+    on_stored: Callable[[RunRecord], None] | None = None
     _running: dict[Future[RunRecord], RunConfig] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=set)
@@ -168,6 +169,8 @@ class Sweep:
                 self._give_up(config, "could not be carried out", reason)
             record = future.result()
             self.store.append(record)
+            if self.on_stored is not None:
+                self.on_stored(record)
             if record.status != "failed":
                 self.observer.finished(record, from_store=False)
             elif self._attempts[config.run_id] < MAX_ATTEMPTS:
