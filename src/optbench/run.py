@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -32,6 +32,9 @@ from optbench.optimizers.groups import parameter_groups
 from optbench.store import RunRecord, Status
 from optbench.trainer import Progress, TrainResult, train
 
+if TYPE_CHECKING:
+    from optbench.checkpoint_keeper import CheckpointKeeper
+
 
 def run(
     config: RunConfig,
@@ -39,6 +42,7 @@ def run(
     on_progress: Callable[[Progress], None] = lambda _: None,
     weights_path: Path | None = None,
     execution: Execution = PLAIN,
+    checkpoints: Path | str | None = None,
 ) -> RunRecord:
     """Train one configuration to its end and describe what happened.
 
@@ -49,15 +53,20 @@ def run(
         weights_path: where the final weights are kept (see :mod:`optbench.weights`); a diverged
             run has none.
         execution: how the device is used; no part of what the run is.
+        checkpoints: a folder or an fsspec URL, where the run keeps its state from time to time and
+            from where it goes on if it was interrupted (see :mod:`optbench.checkpoint`).
     """
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     result, error, state_bytes = TrainResult(), "", 0
+    keeper: CheckpointKeeper | None = None
     try:
         device = default_device()
         batches = corpus_batches(corpus_directory, config.data.fingerprint)
         model = build_model(config, execution).to(device)
         optimizer = build_optimizer(config, model)
+        if checkpoints is not None:
+            keeper = _keeper(checkpoints, config, execution, clock)
         result = train(
             config,
             model,
@@ -66,12 +75,16 @@ def run(
             device=device,
             micro_batch_size=fitting_micro_batch(config, execution, optimizer, device),
             on_progress=on_progress,
+            keeper=keeper,
         )
         state_bytes = optimizer_state_bytes(optimizer)
         if weights_path is not None and result.test_loss is not None:
             _keep_weights(weights_path, model, corpus_directory, config, result.test_loss)
     except Exception:
         error = traceback.format_exc()
+    finally:
+        if keeper is not None:
+            keeper.close()
     status: Status = "failed" if error else "diverged" if result.reason else "completed"
     return RunRecord(
         run_id=config.run_id,
@@ -85,13 +98,26 @@ def run(
         num_tokens=result.steps_taken * config.tokens_per_step,
         step_s=result.step_s,
         optimizer_step_s=result.optimizer_step_s,
-        wall_s=time.perf_counter() - clock,
+        wall_s=time.perf_counter() - clock if keeper is None else keeper.wall_s,
         state_bytes=state_bytes,
         started_at=started_at,
         environment=environment(),
         error=error or result.reason,
-        execution=execution.record(result.micro_batch_size),
+        execution={
+            **execution.record(result.micro_batch_size),
+            **({} if keeper is None else keeper.record()),
+        },
     )
+
+
+def _keeper(
+    root: Path | str, config: RunConfig, execution: Execution, clock: float
+) -> CheckpointKeeper:
+    from optbench.checkpoint import place_of  # fsspec is slow to import
+    from optbench.checkpoint_keeper import CheckpointKeeper
+
+    place = place_of(root, config.run_id)
+    return CheckpointKeeper(place, execution, config.num_steps, started=clock)
 
 
 def _keep_weights(

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from optbench.analysis.summary import summarise
 from optbench.analysis.units import format_seconds
 from optbench.bench import OptimizerCost, measure_interleaved, measure_optimizer
+from optbench.checkpoint_root import CheckpointRoot
 from optbench.config import ConfigError, RunConfig
 from optbench.data.corpus import NANO
 from optbench.data.document_shards import MixtureManifest
@@ -55,10 +56,16 @@ def run_study(
     console: Console,
     budget: Budget,
     execution: Execution = PLAIN,
+    checkpoints: str | None = None,
 ) -> None:
     """Carry out a study in folder ``out``, or go on with it, then print and write its report.
 
+    Args:
+        checkpoints: where the runs keep theirs, a folder or an fsspec URL; None = a folder in
+            ``out``.
+
     Raises:
+        CheckpointError: no checkpoint can be kept there.
         DataError: the study's corpus cannot be prepared.
         ConfigError: the corpus is too small for the study's runs.
         StoreError: the folder belongs to another study or another process.
@@ -66,14 +73,16 @@ def run_study(
             everything finished is kept.
     """
     failed = False
+    place = CheckpointRoot.of(out, checkpoints)
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
     refuse_small_corpus(manifest, [kind.example for kind in planned_runs(config)])
     with RunStore.open(out, functools.partial(_say, console)) as store:
+        place.discard_finished(store)
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
         try:
             with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-                _train(study, executor, manifest, console, budget, execution)
+                _train(study, executor, manifest, console, budget, execution, place)
         except KeyboardInterrupt:
             console.print(
                 f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
@@ -104,6 +113,7 @@ def _train(
     console: Console,
     budget: Budget,
     execution: Execution,
+    checkpoints: CheckpointRoot,
 ) -> None:
     """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
     store, config = study.store, study.config
@@ -125,8 +135,13 @@ def _train(
     observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
     try:
         with observer:
-            job = functools.partial(run, corpus_directory=directory.resolve(), execution=execution)
-            study.carry_out(Sweep(store, executor, job, observer, budget))
+            job = functools.partial(
+                run,
+                corpus_directory=directory.resolve(),
+                execution=execution,
+                checkpoints=checkpoints.root,
+            )
+            study.carry_out(Sweep(store, executor, job, observer, budget, checkpoints.discard))
         _time_winners(study, executor)
     finally:
         store.note(
@@ -218,6 +233,7 @@ def train_one(
     *,
     keep_weights: bool = False,
     execution: Execution = PLAIN,
+    checkpoints: str | None = None,
 ) -> RunRecord:
     """Train one run with a progress bar and keep its record; a run already there is not repeated.
 
@@ -225,13 +241,17 @@ def train_one(
         keep_weights: keep the final weights too. A run that is there without them is trained
             again for them; its record stays as it is.
         execution: how the device is used.
+        checkpoints: where the run keeps its own, a folder or an fsspec URL; None = a folder in
+            ``directory``.
 
     Raises:
+        CheckpointError: no checkpoint can be kept there.
         ConfigError: the configuration cannot be run.
         WeightsError: the weights cannot be written where they belong.
     """
     if problems := run_problems(config):
         raise ConfigError(problems)
+    place = CheckpointRoot.of(directory, checkpoints)
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
     refuse_small_corpus(manifest, [config])
     config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
@@ -253,10 +273,12 @@ def train_one(
                 description = f"step {at.step} of {at.num_steps}, training loss {at.train_loss:.3f}"
                 bar.update(task, completed=at.step, description=description)
 
-            record = run(config, corpus, show, weights, execution)
+            record = run(config, corpus, show, weights, execution, place.root)
         if known is None:
             store.append(record)
+            place.discard(record)
         elif record.status == "completed":
+            place.discard(record)
             console.print(_repetition(known, record), highlight=False)
     return record
 

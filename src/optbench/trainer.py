@@ -21,6 +21,7 @@ from torch import Tensor
 
 from optbench.accumulation import Accumulation
 from optbench.config import CLIPPED_ROLES, ClipScope, RunConfig
+from optbench.loop_state import Keeper, LoopState
 from optbench.micro_batches import Batch
 from optbench.model import Llama
 from optbench.optimizers import CurvatureOptimizer
@@ -121,6 +122,7 @@ def train(
     device: torch.device,
     micro_batch_size: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    keeper: Keeper | None = None,
 ) -> TrainResult:
     """Train ``model`` for the whole budget, or until it has diverged.
 
@@ -133,6 +135,7 @@ def train(
         micro_batch_size: sequences forward and backward at once, as long as they fit; None is a
             whole batch. It changes no result but by rounding.
         on_progress: called about fifty times along the run.
+        keeper: of the run's state; the run goes on from what it gives back.
     """
     accumulation = Accumulation(model, micro_batch_size)
     loop = _Loop(config, model, optimizer, batches, device, accumulation)
@@ -141,7 +144,9 @@ def train(
     }
     report_every = max(1, config.num_steps // CURVE_POINTS)
     model.train()
-    for steps_taken in range(1, config.num_steps + 1):
+    if keeper is not None and (state := keeper.resume(model, optimizer)) is not None:
+        loop.restore(state)
+    for steps_taken in range(loop.result.steps_taken + 1, config.num_steps + 1):
         loop.step()
         if steps_taken % report_every == 0 or steps_taken == config.num_steps:
             on_progress(Progress(steps_taken, config.num_steps, loop.note_train_loss()))
@@ -149,6 +154,8 @@ def train(
             loop.note_val_loss()
         if loop.result.reason:
             break
+        if keeper is not None and keeper.due(steps_taken):
+            keeper.save(model, optimizer, loop.state())
     return loop.finish()
 
 
@@ -168,12 +175,46 @@ class _Loop:
     _recent_losses: list[Tensor] = field(default_factory=list)
     _schedule: torch.optim.lr_scheduler.LambdaLR = field(init=False)
     _clipped: list[torch.nn.Parameter] = field(init=False)
+    _first_micro_batch_size: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._clipped = clipped_parameters(self.model, self.config.clip_scope)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: _factor(self.config, step)
+        self._first_micro_batch_size = self.accumulation.size
+        self._schedule = self._schedule_after(0)
+
+    def _schedule_after(self, steps_taken: int) -> torch.optim.lr_scheduler.LambdaLR:
+        return torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: _factor(self.config, step), last_epoch=steps_taken - 1
         )
+
+    def state(self) -> LoopState:
+        """All that the loop goes on from, besides model and optimizer."""
+        losses = self._recent_losses
+        return LoopState(
+            steps_taken=self.result.steps_taken,
+            train_curve=self.result.train_curve,
+            val_curve=self.result.val_curve,
+            first_micro_batch_size=self._first_micro_batch_size,
+            micro_batch_size=self.accumulation.size,
+            step_times=torch.tensor(self._step_times, dtype=torch.float64),
+            optimizer_times=torch.tensor(self._optimizer_times, dtype=torch.float64),
+            recent_losses=torch.stack(losses) if losses else torch.zeros(0),
+        )
+
+    def restore(self, state: LoopState) -> None:
+        """Go on from a state whose model and optimizer have been loaded.
+
+        The micro-batch stays as small as it had become, unless the run was told another one now.
+        """
+        self.result.steps_taken = state.steps_taken
+        self.result.train_curve = list(state.train_curve)
+        self.result.val_curve = list(state.val_curve)
+        self._step_times = state.step_times.tolist()
+        self._optimizer_times = state.optimizer_times.tolist()
+        self._recent_losses = list(state.recent_losses.to(self.device).unbind())
+        if state.first_micro_batch_size == self._first_micro_batch_size:
+            self.accumulation.size = state.micro_batch_size
+        self._schedule = self._schedule_after(state.steps_taken)
 
     def step(self) -> None:
         """One batch, forward to update."""

@@ -36,6 +36,7 @@ from optbench.data.prepared import AnyCorpus
 from optbench.data.tokenizer import load_tokenizer
 from optbench.durable import flush_to_disk
 from optbench.model import Llama
+from optbench.tensor_file import is_pickle
 
 FOLDER = "weights"
 # The metadata entry with the checksum of all other entries and of the tensors.
@@ -43,8 +44,6 @@ _CHECKSUM = "content_sha256"
 # A file that is being written, beside its place: that of a weights file or of a tokenizer.
 _UNFINISHED = re.compile(r"\..+\.(safetensors|tokenizer\.json)\.[0-9a-f]{32}")
 _FLAGS = {"True": True, "False": False}
-# What torch.save has written since 1.6 and before, and what pickle.dump writes.
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class WeightsError(UserError):
@@ -243,8 +242,7 @@ def _reading(path: Path) -> Generator[None]:
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(9)
-    # The size of a safetensors header can be the bytes that begin a pickle; then comes its JSON.
-    if start.startswith(_PICKLES) and start[8:] != b"{":
+    if is_pickle(start):
         raise WeightsError(
             f"{path} is a pickle (as torch.save writes), which can run code when it is read and is "
             f"never read here. {_remedy()}"

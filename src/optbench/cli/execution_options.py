@@ -23,11 +23,26 @@ _OPTIONS = (
         "--checkpointing", is_flag=True, help="Compute activations again instead of keeping them."
     ),
     click.option("--compile", "compiled", is_flag=True, help="Fuse the blocks by torch.compile."),
+    click.option(
+        "--checkpoint-minutes",
+        type=click.FloatRange(0),
+        default=10.0,
+        show_default=True,
+        help="Keep a run's state this often; 0 = never.",
+    ),
+    click.option(
+        "--checkpoints",
+        metavar="URL",
+        help="Where: a folder or an fsspec URL.  [default: checkpoints, in the folder of the runs]",
+    ),
 )
 
 
 def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Add the options and pass them on as ``execution``; they change no run's identity."""
+    """Add the options and pass them on as ``execution`` and ``checkpoints``.
+
+    They change no run's identity.
+    """
 
     @functools.wraps(verb)
     def wrapped(
@@ -36,6 +51,7 @@ def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
         memory_gb: float | None,
         checkpointing: bool,
         compiled: bool,
+        checkpoint_minutes: float,
         **others: Any,
     ) -> None:
         from optbench.execution import Execution
@@ -45,6 +61,7 @@ def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
             memory_bytes=None if memory_gb is None else round(memory_gb * 1e9),
             checkpointing=checkpointing,
             compiled=compiled,
+            checkpoint_minutes=checkpoint_minutes or None,
         )
         verb(execution=execution, **others)
 

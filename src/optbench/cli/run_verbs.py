@@ -58,6 +58,7 @@ def train(
     keep_weights: bool,
     store: Path,
     execution: Execution,
+    checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
     from optbench.session import single_run_config, train_one
@@ -76,7 +77,14 @@ def train(
         )
     if precision is not None:
         config = dataclasses.replace(config, precision=precision)
-    record = train_one(config, store, console(), keep_weights=keep_weights, execution=execution)
+    record = train_one(
+        config,
+        store,
+        console(),
+        keep_weights=keep_weights,
+        execution=execution,
+        checkpoints=checkpoints,
+    )
     from optbench.printing import print_record
 
     print_record(record, console())

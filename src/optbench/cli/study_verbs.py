@@ -59,6 +59,7 @@ def run(
     max_tokens: float | None,
     max_core_hours: float | None,
     execution: Execution,
+    checkpoints: str | None,
 ) -> None:
     """Tune, compare and report: carry out STUDY (a name or a .toml file).
 
@@ -71,7 +72,13 @@ def run(
     budget = Budget(max_runs, max_tokens, max_core_hours)
     config = _read_study(study, smoke)
     run_study(
-        config, _out(study, out, smoke), available_workers(workers), console(), budget, execution
+        config,
+        _out(study, out, smoke),
+        available_workers(workers),
+        console(),
+        budget,
+        execution,
+        checkpoints,
     )
 
 

@@ -1,0 +1,57 @@
+"""CheckpointRoot: where the runs of a store keep their checkpoints, and their removal."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from optbench.checkpoint import discard, discard_finished, place_of
+from optbench.store import RunRecord, RunStore
+
+FOLDER = "checkpoints"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRoot:
+    """The root of all runs' checkpoints; a run that is in the store needs its own no more.
+
+    What cannot be removed is said and left.
+
+    Args:
+        root: a folder or an fsspec URL, absolute.
+    """
+
+    root: Path | str
+
+    @classmethod
+    def of(cls, store: Path, url: str | None) -> CheckpointRoot:
+        """The root that was asked for, or the folder in the store.
+
+        Raises:
+            CheckpointError: a URL of a kind that is unknown or lacks its package.
+        """
+        root = (store / FOLDER).absolute() if url is None else url
+        place_of(root, "any")
+        return cls(root)
+
+    def discard(self, record: RunRecord) -> None:
+        """Remove the checkpoints of a run whose record is stored; a failed run goes on from its."""
+        if record.status == "failed":
+            return
+        try:
+            discard(self.root, record.run_id)
+        except Exception as error:  # a store at a URL raises any class
+            self._say(error)
+
+    def discard_finished(self, store: RunStore) -> None:
+        """Remove those that a driver died before removing."""
+        finished = [run_id for run_id in store.records if store.finished(run_id) is not None]
+        try:
+            discard_finished(self.root, set(finished))
+        except Exception as error:
+            self._say(error)
+
+    def _say(self, error: Exception) -> None:
+        _LOG.warning("Checkpoints of finished runs stay in %s: %s", self.root, error)
