@@ -25,15 +25,17 @@ class Execution:
         memory_bytes: what a run may take of its device; None is what is free on a GPU.
         checkpointing: keep of each block only its input and compute the rest again.
         compiled: fuse each block by torch.compile.
+        devices: how many of this machine carry out a run together; the sizes above are of each.
 
     Raises:
-        ConfigError: sizes below one, or both of them given.
+        ConfigError: sizes or devices below one, or both sizes given.
     """
 
     micro_batch_size: int | None = None
     memory_bytes: int | None = None
     checkpointing: bool = False
     compiled: bool = False
+    devices: int = 1
 
     def __post_init__(self) -> None:
         sizes = {"micro_batch_size": self.micro_batch_size, "memory_bytes": self.memory_bytes}
@@ -43,12 +45,18 @@ class Execution:
         ]
         if len(given) == 2:
             problems.append("Give micro_batch_size or the memory that it follows from, not both.")
+        if self.devices < 1:
+            problems.append(f"devices must be at least 1, but got {self.devices}.")
         if problems:
             raise ConfigError(problems)
 
-    def record(self, micro_batch_size: int) -> dict[str, Any]:
-        """What a record says: the settings, with the micro-batch that was used in the end."""
-        return {**dataclasses.asdict(self), "micro_batch_size": micro_batch_size}
+    def record(self, micro_batch_size: int, **how: Any) -> dict[str, Any]:
+        """What a record says: the settings, with the micro-batch that was used in the end.
+
+        Args:
+            how: what else there is to say of how a run went.
+        """
+        return {**dataclasses.asdict(self), "micro_batch_size": micro_batch_size, **how}
 
 
 PLAIN = Execution()  # as a run is carried out where nothing is said

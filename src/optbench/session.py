@@ -35,11 +35,11 @@ from optbench.planned_runs import planned_runs
 from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
-from optbench.run import environment, run, use_one_thread
+from optbench.run import device_problems, environment, run, use_one_thread
 from optbench.space import Value, did_you_mean
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
-from optbench.study_config import RUN_AXES, StudyConfig, run_problems
+from optbench.study_config import RUN_AXES, StudyConfig, run_problems, smallest_batch
 from optbench.study_file import find_study, read_study
 from optbench.sweep import Budget, BudgetSpentError, RunError, Sweep
 from optbench.trainer import Progress as RunProgress
@@ -60,10 +60,13 @@ def run_study(
 
     Raises:
         DataError: the study's corpus cannot be prepared.
-        ConfigError: the corpus is too small for the study's runs.
+        ConfigError: the corpus is too small for the study's runs, or there are more devices per run
+            than GPUs or than sequences in the study's smallest batch.
         StoreError: the folder belongs to another study or another process.
         SystemExit: interrupted (130) or a run failed twice (1); everything finished is kept.
     """
+    if problems := device_problems(execution, smallest_batch(config)):
+        raise ConfigError(problems)
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
     refuse_small_corpus(manifest, [kind.example for kind in planned_runs(config)])
     with RunStore.open(out) as store:
@@ -221,7 +224,7 @@ def train_one(
         ConfigError: the configuration cannot be run.
         WeightsError: the weights cannot be written where they belong.
     """
-    if problems := run_problems(config):
+    if problems := run_problems(config) + device_problems(execution, config.batch_size):
         raise ConfigError(problems)
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
     refuse_small_corpus(manifest, [config])

@@ -23,6 +23,13 @@ _OPTIONS = (
         "--checkpointing", is_flag=True, help="Compute activations again instead of keeping them."
     ),
     click.option("--compile", "compiled", is_flag=True, help="Fuse the blocks by torch.compile."),
+    click.option(
+        "--devices-per-run",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Devices of this machine that carry out a run together.",
+    ),
 )
 
 
@@ -36,6 +43,7 @@ def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
         memory_gb: float | None,
         checkpointing: bool,
         compiled: bool,
+        devices_per_run: int,
         **others: Any,
     ) -> None:
         from optbench.execution import Execution
@@ -45,6 +53,7 @@ def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
             memory_bytes=None if memory_gb is None else round(memory_gb * 1e9),
             checkpointing=checkpointing,
             compiled=compiled,
+            devices=devices_per_run,
         )
         verb(execution=execution, **others)
 
