@@ -27,7 +27,7 @@ _MOST_PROBLEMS = 10
 
 
 class Gather(Protocol):
-    """A collective: every rank gives a value and gets those of all, in rank order."""
+    """A collective: every rank gives a value, plain JSON, and gets those of all, in rank order."""
 
     def __call__(self, value: T, /) -> list[T]:
         """Wait for all ranks."""
@@ -47,6 +47,17 @@ class RankWritten:
     file: StreamFacts | None
     facts: Mapping[str, Any]
     problem: str = ""
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON, in which ranks tell each other."""
+        file = None if self.file is None else [self.file.size, self.file.sha256]
+        return {"step": self.step, "file": file, "facts": self.facts, "problem": self.problem}
+
+    @classmethod
+    def from_plain(cls, raw: Mapping[str, Any]) -> RankWritten:
+        """Inverse of :meth:`to_plain`."""
+        file = None if raw["file"] is None else StreamFacts(*raw["file"])
+        return cls(raw["step"], file, raw["facts"], raw["problem"])
 
 
 @dataclass(slots=True)
@@ -118,8 +129,8 @@ class CheckpointWriter:
         """
         if self._file is not None:
             ready = wait or self._file.done()
-            found = self.gather(self._file.result() if ready else None)
-            complete = [one for one in found if one is not None]
+            found = self.gather(self._file.result().to_plain() if ready else None)
+            complete = [RankWritten.from_plain(one) for one in found if one is not None]
             if len(complete) == len(found):
                 self._file = None
                 self._end = self._submit(lambda: self._complete(complete))

@@ -29,9 +29,11 @@ class Execution:
         checkpoint_minutes: time between two checkpoints of a run, where it has a place for them;
             None keeps none by time.
         checkpoint_steps: steps between two; None keeps none by steps.
+        devices: how many of this machine carry out a run together; the sizes above are of each.
 
     Raises:
-        ConfigError: sizes or steps below one, both sizes given, or minutes that are no time.
+        ConfigError: sizes, steps or devices below one, both sizes given, or minutes that are no
+            time.
     """
 
     micro_batch_size: int | None = None
@@ -40,6 +42,7 @@ class Execution:
     compiled: bool = False
     checkpoint_minutes: float | None = 10.0
     checkpoint_steps: int | None = None
+    devices: int = 1
 
     def __post_init__(self) -> None:
         sizes = {"micro_batch_size": self.micro_batch_size, "memory_bytes": self.memory_bytes}
@@ -53,12 +56,18 @@ class Execution:
         minutes = self.checkpoint_minutes
         if minutes is not None and not 0 < minutes < math.inf:
             problems.append(f"checkpoint_minutes must be above 0, but got {minutes:g}.")
+        if self.devices < 1:
+            problems.append(f"devices must be at least 1, but got {self.devices}.")
         if problems:
             raise ConfigError(problems)
 
-    def record(self, micro_batch_size: int) -> dict[str, Any]:
-        """What a record says: the settings, with the micro-batch that was used in the end."""
-        return {**dataclasses.asdict(self), "micro_batch_size": micro_batch_size}
+    def record(self, micro_batch_size: int, **how: Any) -> dict[str, Any]:
+        """What a record says: the settings, with the micro-batch that was used in the end.
+
+        Args:
+            how: what else there is to say of how a run went.
+        """
+        return {**dataclasses.asdict(self), "micro_batch_size": micro_batch_size, **how}
 
 
 PLAIN = Execution()  # as a run is carried out where nothing is said

@@ -36,11 +36,11 @@ from optbench.planned_runs import planned_runs
 from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
-from optbench.run import environment, run, use_one_thread
+from optbench.run import device_problems, environment, run, use_one_thread
 from optbench.space import Value, did_you_mean
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
-from optbench.study_config import RUN_AXES, StudyConfig, run_problems
+from optbench.study_config import RUN_AXES, StudyConfig, run_problems, smallest_batch
 from optbench.study_file import find_study, read_study
 from optbench.sweep import Budget, BudgetSpentError, RunError, Sweep
 from optbench.trainer import Progress as RunProgress
@@ -67,12 +67,15 @@ def run_study(
     Raises:
         CheckpointError: no checkpoint can be kept there.
         DataError: the study's corpus cannot be prepared.
-        ConfigError: the corpus is too small for the study's runs.
+        ConfigError: the corpus is too small for the study's runs, or there are more devices per run
+            than GPUs or than sequences in the study's smallest batch.
         StoreError: the folder belongs to another study or another process.
         SystemExit: interrupted (130), or runs failed twice (1), after the report of what there is;
             everything finished is kept.
     """
     failed = False
+    if problems := device_problems(execution, smallest_batch(config)):
+        raise ConfigError(problems)
     place = CheckpointRoot.of(out, checkpoints)
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
     refuse_small_corpus(manifest, [kind.example for kind in planned_runs(config)])
@@ -249,7 +252,7 @@ def train_one(
         ConfigError: the configuration cannot be run.
         WeightsError: the weights cannot be written where they belong.
     """
-    if problems := run_problems(config):
+    if problems := run_problems(config) + device_problems(execution, config.batch_size):
         raise ConfigError(problems)
     place = CheckpointRoot.of(directory, checkpoints)
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)

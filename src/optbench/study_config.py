@@ -225,3 +225,15 @@ def run_problems(config: RunConfig) -> list[str]:
     """Everything that makes a run impossible, its optimizer included."""
     hyperparameters = dict(config.optimizer.hyperparameters)
     return config.problems() + optimizer_problems(config.optimizer.name, hyperparameters)
+
+
+def smallest_batch(config: StudyConfig) -> int:
+    """Sequences in the smallest batch that a study names; grids that grow may try smaller ones."""
+    return min(
+        int(size)
+        for search in config.optimizers.values()
+        for size in (
+            search.start.get("batch_size", search.run.batch_size),
+            *(search.space["batch_size"].values if "batch_size" in search.space else ()),
+        )
+    )

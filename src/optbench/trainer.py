@@ -7,6 +7,7 @@ global norm over the parameters of the run's clip scope before any optimizer see
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -25,6 +26,7 @@ from optbench.loop_state import Keeper, LoopState
 from optbench.micro_batches import Batch
 from optbench.model import Llama
 from optbench.optimizers import CurvatureOptimizer
+from optbench.ranks import ALONE, Ranks
 from optbench.schedule import lr_factor
 
 DIVERGED_FACTOR = 1.5  # a training loss above 1.5 · ln(V) is worse than knowing nothing
@@ -122,6 +124,7 @@ def train(
     device: torch.device,
     micro_batch_size: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks = ALONE,
     keeper: Keeper | None = None,
 ) -> TrainResult:
     """Train ``model`` for the whole budget, or until it has diverged.
@@ -135,9 +138,10 @@ def train(
         micro_batch_size: sequences forward and backward at once, as long as they fit; None is a
             whole batch. It changes no result but by rounding.
         on_progress: called about fifty times along the run.
+        ranks: who trains together; each returns the same result but for the times.
         keeper: of the run's state; the run goes on from what it gives back.
     """
-    accumulation = Accumulation(model, micro_batch_size)
+    accumulation = Accumulation(model, micro_batch_size, ranks)
     loop = _Loop(config, model, optimizer, batches, device, accumulation)
     eval_steps = {
         round((i + 1) * config.num_steps / config.num_evals) for i in range(config.num_evals)
@@ -238,7 +242,8 @@ class _Loop:
 
     def note_train_loss(self) -> float:
         """The mean loss since the last point of the curve; says so if the run has diverged."""
-        train_loss = float(torch.stack(self._recent_losses).mean())
+        own = float(torch.stack(self._recent_losses).mean())
+        train_loss = self.accumulation.ranks.total(own)
         self._recent_losses.clear()
         if reason := _divergence(train_loss, self.config):
             self._diverged(reason)
@@ -263,7 +268,8 @@ class _Loop:
         result = self.result
         result.step_s = statistics.median(self._step_times)
         result.optimizer_step_s = statistics.median(self._optimizer_times)
-        result.micro_batch_size = self.accumulation.size or self.config.batch_size
+        share = -(-self.config.batch_size // self.accumulation.ranks.size)
+        result.micro_batch_size = self.accumulation.size or share
         if not result.reason:
             result.val_loss = result.val_curve[-1][1]
             result.test_loss = self._evaluate("test")
@@ -277,6 +283,7 @@ class _Loop:
             split,
             device=self.device,
             micro_batch_size=self.accumulation.size,
+            ranks=self.accumulation.ranks,
         )
 
 
@@ -298,7 +305,7 @@ def update(
         noise_seed: of the randomness in such an estimate.
     """
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    accumulation.clear()
     if isinstance(optimizer, CurvatureOptimizer) and optimizer.curvature_due():
         accumulation.give_curvature(optimizer, batch, noise_seed=noise_seed)
 
@@ -312,16 +319,24 @@ def evaluate(
     *,
     device: torch.device,
     micro_batch_size: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Mean loss in nats per token over the fixed tokens of a split."""
+    """Mean loss in nats per token over the fixed tokens of a split.
+
+    Ranks take turns at the pieces, which are those of one process, and all get the same mean.
+    """
     total, count = 0.0, 0
     model.eval()
-    for whole in _eval_batches(batches, config, split, device):
-        for batch, _ in whole.split(micro_batch_size):
-            total += float(model.loss(batch.tokens, batch.doc_ids)) * batch.predictions
-            count += batch.predictions
+    pieces = (
+        piece
+        for whole in _eval_batches(batches, config, split, device)
+        for piece, _ in whole.split(micro_batch_size)
+    )
+    for batch in itertools.islice(pieces, ranks.rank, None, ranks.size):
+        total += float(model.loss(batch.tokens, batch.doc_ids)) * batch.predictions
+        count += batch.predictions
     model.train()
-    return total / count
+    return ranks.total(total) / ranks.total(count)
 
 
 def _documents(batches: Batches, config: RunConfig) -> DocumentBatches | None:

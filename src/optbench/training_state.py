@@ -213,14 +213,16 @@ class SavedState:
     def loop(self, tensors: Tensors) -> LoopState:
         """What the loop goes on from.
 
-        Another number of ranks goes on from the mean of the losses that each rank had of its share.
+        Each rank has its summand of every loss. Another number of ranks goes on from their sums,
+        which the first of them takes.
         """
         facts = self.facts[self.own_rank]["loop"]
         own = {name: tensors[loop_tensor(self.own_rank, name)] for name in LOOP_TENSORS}
         if not self.same_layout:
             ranks = range(len(self.facts))
             losses = [tensors[loop_tensor(rank, "recent_losses")] for rank in ranks]
-            own["recent_losses"] = torch.stack(losses).mean(0)
+            whole = torch.stack(losses).sum(0)
+            own["recent_losses"] = whole if self.seat.rank == 0 else torch.zeros_like(whole)
         return LoopState(
             steps_taken=facts["steps_taken"],
             train_curve=[(step, loss) for step, loss in facts["train_curve"]],

@@ -35,6 +35,13 @@ _OPTIONS = (
         metavar="URL",
         help="Where: a folder or an fsspec URL.  [default: checkpoints, in the folder of the runs]",
     ),
+    click.option(
+        "--devices-per-run",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Devices of this machine that carry out a run together.",
+    ),
 )
 
 
@@ -52,6 +59,7 @@ def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
         checkpointing: bool,
         compiled: bool,
         checkpoint_minutes: float,
+        devices_per_run: int,
         **others: Any,
     ) -> None:
         from optbench.execution import Execution
@@ -62,6 +70,7 @@ def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
             checkpointing=checkpointing,
             compiled=compiled,
             checkpoint_minutes=checkpoint_minutes or None,
+            devices=devices_per_run,
         )
         verb(execution=execution, **others)
 
