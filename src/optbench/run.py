@@ -22,7 +22,7 @@ import torch
 
 import optbench
 from optbench.config import ConfigError, RunConfig
-from optbench.data.prepared import AnyBatches, batches_of, open_prepared
+from optbench.data.prepared import AnyBatches, batches_of, directory_here, open_prepared
 from optbench.execution import PLAIN, Execution
 from optbench.memory import fitting_micro_batch
 from optbench.model import Llama
@@ -44,7 +44,8 @@ def run(
 
     Args:
         config: complete and valid.
-        corpus_directory: folder of the prepared corpus that ``config.data`` names.
+        corpus_directory: folder of the prepared corpus that ``config.data`` names; where this
+            machine does not have it, its own cache is asked.
         on_progress: called about fifty times along the run.
         weights_path: where the final weights are kept (see :mod:`optbench.weights`); a diverged
             run has none.
@@ -55,6 +56,9 @@ def run(
     result, error, state_bytes = TrainResult(), "", 0
     try:
         device = default_device()
+        corpus_directory = directory_here(
+            corpus_directory, config.data.corpus, config.model.vocab_size
+        )
         batches = corpus_batches(corpus_directory, config.data.fingerprint)
         model = build_model(config, execution).to(device)
         optimizer = build_optimizer(config, model)
