@@ -241,16 +241,16 @@ def measure_costs(
     }
 
 
-def refuse_long_measurements(planned: Sequence[PlannedRuns]) -> None:
+def refuse_long_measurements(planned: Sequence[PlannedRuns], executor: Executor) -> None:
     """Say so where measuring a step of the largest model would take longer than a plan may.
 
     Raises:
-        ConfigError: it would take more than 30 s, at the rate of a plain matrix product here.
+        ConfigError: it would take more than 30 s, at a worker's rate of a plain matrix product.
     """
     size, largest = max(
         ((p.cell.size, p.example) for p in planned), key=lambda pair: _step_flops(pair[1])
     )
-    seconds = MEASURED_STEPS * _step_flops(largest) / matmul_flops_per_s()
+    seconds = MEASURED_STEPS * _step_flops(largest) / executor.submit(matmul_flops_per_s).result()
     if seconds > LONGEST_MEASUREMENT_S:
         raise ConfigError(
             [

@@ -26,7 +26,7 @@ import torch
 import optbench
 from optbench import elastic
 from optbench.config import ConfigError, RunConfig
-from optbench.data.prepared import AnyBatches, batches_of, open_prepared
+from optbench.data.prepared import AnyBatches, batches_of, directory_here, open_prepared
 from optbench.execution import PLAIN, Execution
 from optbench.memory import fitting_micro_batch
 from optbench.model import Llama
@@ -54,7 +54,8 @@ def run(
 
     Args:
         config: complete and valid.
-        corpus_directory: folder of the prepared corpus that ``config.data`` names.
+        corpus_directory: folder of the prepared corpus that ``config.data`` names; where this
+            machine does not have it, its own cache is asked.
         on_progress: called about fifty times along the run, with several devices from a thread.
         weights_path: where the final weights are kept (see :mod:`optbench.weights`); a diverged
             run has none.
@@ -64,6 +65,9 @@ def run(
     """
     started = _Start.now()
     try:
+        corpus_directory = directory_here(
+            corpus_directory, config.data.corpus, config.model.vocab_size
+        )
         if execution.devices > 1:
             return _run_on_devices(
                 config, corpus_directory, on_progress, weights_path, execution, checkpoints

@@ -28,7 +28,8 @@ from optbench.data.prepared import open_named, open_prepared, too_small_for
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
 from optbench.devices import Rental
 from optbench.execution import PLAIN, Execution
-from optbench.executors import ProcessExecutor
+from optbench.executor_choice import ExecutorChoice
+from optbench.executors import Executor
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.plan import Plan, PlanTotals, make_plan, plan_for, refuse_long_measurements
@@ -52,7 +53,7 @@ _PLAN_FIELDS = [f.name for f in dataclasses.fields(PlanTotals)]
 def run_study(
     config: StudyConfig,
     out: Path,
-    workers: int,
+    executor: ExecutorChoice,
     console: Console,
     budget: Budget,
     execution: Execution = PLAIN,
@@ -69,6 +70,7 @@ def run_study(
         DataError: the study's corpus cannot be prepared.
         ConfigError: the corpus is too small for the study's runs, or there are more devices per run
             than GPUs or than sequences in the study's smallest batch.
+        ClusterError: no workers can be had from Ray.
         StoreError: the folder belongs to another study or another process.
         SystemExit: interrupted (130), or runs failed twice (1), after the report of what there is;
             everything finished is kept.
@@ -84,8 +86,8 @@ def run_study(
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
         try:
-            with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-                _train(study, executor, manifest, console, budget, execution, place)
+            with executor.opened() as workers:
+                _train(study, workers, manifest, console, budget, execution, place)
         except KeyboardInterrupt:
             console.print(
                 f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
@@ -111,7 +113,7 @@ def _say(console: Console, text: str) -> None:
 
 def _train(
     study: Study,
-    executor: ProcessExecutor,
+    executor: Executor,
     manifest: Manifest | MixtureManifest,
     console: Console,
     budget: Budget,
@@ -155,7 +157,7 @@ def _train(
         )
 
 
-def _time_winners(study: Study, executor: ProcessExecutor) -> None:
+def _time_winners(study: Study, executor: Executor) -> None:
     """Measure the winners' training steps side by side, once per study.
 
     The runs themselves were timed too, but at different times of a machine that others use.
@@ -167,12 +169,12 @@ def _time_winners(study: Study, executor: ProcessExecutor) -> None:
     study.store.note(
         "timing",
         cell=study.config.tuned_cell.to_dict(),
-        device=environment()["device"],
+        device=executor.submit(environment).result()["device"],
         s_per_token=dict(zip(winners, times, strict=True)),
     )
 
 
-def _planned(study: Study, executor: ProcessExecutor) -> PlanTotals:
+def _planned(study: Study, executor: Executor) -> PlanTotals:
     """What the study said when it was started first, or a new measurement."""
     kept = [entry for entry in study.store.journal if entry["kind"] == "plan"]
     if kept:
@@ -183,7 +185,7 @@ def _planned(study: Study, executor: ProcessExecutor) -> PlanTotals:
     return totals
 
 
-def plan_study(config: StudyConfig, workers: int, rental: Rental | None = None) -> Plan:
+def plan_study(config: StudyConfig, executor: ExecutorChoice, rental: Rental | None = None) -> Plan:
     """What a study will cost on this machine or on others; needs no corpus and no folder.
 
     Raises:
@@ -192,9 +194,9 @@ def plan_study(config: StudyConfig, workers: int, rental: Rental | None = None) 
     planned = planned_runs(config)
     if rental is not None:
         return plan_for(planned, rental)
-    refuse_long_measurements(planned)
-    with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-        return make_plan(planned, executor)
+    with executor.opened() as workers:
+        refuse_long_measurements(planned, workers)
+        return make_plan(planned, workers)
 
 
 def single_run_config(

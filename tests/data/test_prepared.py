@@ -16,6 +16,7 @@ from optbench.data.mixture_batches import MixtureBatches
 from optbench.data.preparation import prepare_mixture
 from optbench.data.prepared import batches_of, list_prepared, open_named, open_prepared
 from optbench.data.shards import Corpus
+from optbench.executor_choice import ExecutorChoice
 from optbench.run import run
 from optbench.study_file import find_study, read_study
 from optbench.sweep import Budget
@@ -108,7 +109,7 @@ def test_a_study_is_refused_before_it_trains_if_its_corpus_is_too_small(
     monkeypatch.setattr(session, "prepared_corpus", prepared)
     study = read_study(find_study("nano"))
     with pytest.raises(ConfigError) as error:
-        session.run_study(study, tmp_path / "out", 1, Console(quiet=True), Budget())
+        session.run_study(study, tmp_path / "out", ExecutorChoice(), Console(quiet=True), Budget())
     found = "\n".join(error.value.problems)
     for split in ("validation", "test"):
         assert f"The {split} split of the corpus 'toy' gives" in found

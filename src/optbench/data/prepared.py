@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from optbench.data.batches import TokenBatches
-from optbench.data.corpus import SPLITS, DataError, Split
+from optbench.data.corpus import NANO, SPLITS, DataError, Split
 from optbench.data.document_shards import SCHEMA_VERSION, MixtureCorpus, open_mixture
 from optbench.data.mixture_batches import MixtureBatches
 from optbench.data.recipe_file import NAME
-from optbench.data.shards import MANIFEST_FILE, Corpus, corpus_dir, open_corpus
+from optbench.data.shards import (
+    MANIFEST_FILE,
+    Corpus,
+    corpus_dir,
+    default_cache_dir,
+    open_corpus,
+    prepare,
+)
 from optbench.data.unfinished import unfinished_folders
 
 AnyCorpus: TypeAlias = Corpus | MixtureCorpus
@@ -93,6 +101,29 @@ def open_named(corpus: str, vocab_size: int, cache: Path) -> AnyCorpus:
         f"The corpus '{corpus}' with a vocabulary of {vocab_size} is not prepared in {cache}."
         f"{there} Prepare it: optbench data prepare {corpus} (or its recipe file)"
     )
+
+
+def directory_here(directory: Path, corpus: str, vocab_size: int) -> Path:
+    """Where this machine has a corpus: where another one has it too, else in its own cache.
+
+    Nano is prepared there if need be; its text comes with the installed packages.
+
+    Raises:
+        DataError: it is in neither place.
+    """
+    if directory.exists():
+        return directory
+    cache = default_cache_dir()
+    if corpus == NANO:
+        prepare(corpus, vocab_size, cache, lambda _what, _share: None)
+        return corpus_dir(corpus, vocab_size, cache)
+    try:
+        return open_named(corpus, vocab_size, cache).directory
+    except DataError as error:
+        raise DataError(
+            f"There is no {directory} on {socket.gethostname()}. {error} Or keep the cache on a "
+            f"disk that every machine sees, and name it in OPTBENCH_CACHE."
+        ) from None
 
 
 def list_prepared(cache: Path, *, verify_checksums: bool = False) -> list[CorpusSummary]:
