@@ -72,15 +72,25 @@ class SweepObserver(Protocol):
         ...
 
 
+def tell_nobody(record: RunRecord) -> None:
+    """What a sweep does with a stored run where nobody wants to know."""
+    del record
+
+
 @dataclass(slots=True)
 class Sweep:
-    """Runs tasks on an executor, with a store as its memory."""
+    """Runs tasks on an executor, with a store as its memory.
+
+    Args:
+        on_stored: is told each finished run that this sweep has stored; it returns at once.
+    """
 
     store: RunStore
     executor: Executor
     job: Job
     observer: SweepObserver
     budget: Budget = Budget()
+    on_stored: Callable[[RunRecord], None] = tell_nobody
     _running: dict[Future[RunRecord], RunConfig] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=set)
@@ -169,6 +179,7 @@ class Sweep:
             record = future.result()
             self.store.append(record)
             if record.status != "failed":
+                self.on_stored(record)
                 self.observer.finished(record, from_store=False)
             elif self._attempts[config.run_id] < MAX_ATTEMPTS:
                 self._submit(config)
