@@ -36,6 +36,7 @@ from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
 from optbench.run import environment, run, use_one_thread
+from optbench.sinks.study_sinks import StudySinks
 from optbench.space import Value, did_you_mean
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
@@ -115,9 +116,9 @@ def _train(
         expected[kind.optimizer, kind.cell.num_tokens] += kind.expected
     observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
     try:
-        with observer:
+        with _sinks(study, console) as sinks, observer:
             job = functools.partial(run, corpus_directory=directory.resolve(), execution=execution)
-            study.carry_out(Sweep(store, executor, job, observer, budget))
+            study.carry_out(Sweep(store, executor, job, observer, budget, sinks.take))
         _time_winners(study, executor)
     finally:
         store.note(
@@ -126,6 +127,18 @@ def _train(
             wall_s=time.monotonic() - started,
             runs_trained=observer.runs_trained,
         )
+
+
+def _sinks(study: Study, console: Console) -> StudySinks:
+    """The sinks of the study file; they are given what they lack of the store at once."""
+    return StudySinks(
+        study.config.sinks,
+        study=study.config.name,
+        cells=study.config.cells,
+        directory=study.store.directory,
+        records=[r for r in study.store.records.values() if r.status != "failed"],
+        tell=lambda line: console.print(line, markup=False, highlight=False),
+    )
 
 
 def _time_winners(study: Study, executor: ProcessExecutor) -> None:
