@@ -547,6 +547,19 @@ def test_what_the_tasks_see_does_not_depend_on_the_order_of_completion(
     assert in_order[0] == [[0, 1, 2, 3, 4], [2, 3, 4], [9, 8, 7, 6]]
 
 
+def test_who_wants_to_know_is_told_each_finished_run_that_was_stored_now(store: RunStore) -> None:
+    bench_in(store).carry_out(ask([1]))
+    told: list[tuple[float, bool]] = []
+
+    def note(record: RunRecord) -> None:
+        told.append((lr_of(record.run_config), store.finished(record.run_id) == record))
+
+    bench = bench_in(store, FakeJob(Counter({2: 1}), diverging=[3]))
+    bench.sweep.on_stored = note
+    bench.carry_out(ask([1, 2, 3, 2]))
+    assert sorted(told) == [(2, True), (3, True)]
+
+
 def test_a_sweep_can_be_used_for_one_phase_after_the_other(store: RunStore) -> None:
     bench, seen = bench_in(store), list[list[float | None]]()
     bench.carry_out(ask([1, 2]))

@@ -38,6 +38,7 @@ from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
 from optbench.run import device_problems, environment, run, use_one_thread
+from optbench.sinks.study_sinks import StudySinks
 from optbench.space import Value, did_you_mean
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
@@ -139,14 +140,19 @@ def _train(
         expected[kind.optimizer, kind.cell.num_tokens] += kind.expected
     observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
     try:
-        with observer:
+        with _sinks(study, console) as sinks, observer:
             job = functools.partial(
                 run,
                 corpus_directory=directory.resolve(),
                 execution=execution,
                 checkpoints=checkpoints.root,
             )
-            study.carry_out(Sweep(store, executor, job, observer, budget, checkpoints.discard))
+
+            def on_stored(record: RunRecord) -> None:
+                checkpoints.discard(record)
+                sinks.take(record)
+
+            study.carry_out(Sweep(store, executor, job, observer, budget, on_stored))
         _time_winners(study, executor)
     finally:
         store.note(
@@ -155,6 +161,19 @@ def _train(
             wall_s=time.monotonic() - started,
             runs_trained=observer.runs_trained,
         )
+
+
+def _sinks(study: Study, console: Console) -> StudySinks:
+    """The sinks of the study file; they are given what they lack of the store at once."""
+    chosen, known = study.config.sinks, study.store.records.values()
+    return StudySinks(
+        chosen,
+        study=study.config.name,
+        cells=study.config.cells,
+        directory=study.store.directory,
+        records=[record for record in known if record.status != "failed"] if chosen else [],
+        tell=lambda line: console.print(line, markup=False, highlight=False),
+    )
 
 
 def _time_winners(study: Study, executor: Executor) -> None:
