@@ -315,7 +315,7 @@ def test_an_unfinished_preparation_of_other_files_is_replaced_if_nothing_is_lost
         prepare_mixture(recipe, cache, open_source=failing(after, KeyboardInterrupt()))
     write(tmp_path / "maths/0.jsonl", json_lines(texts("others", 9)))
     if shards:
-        with pytest.raises(DataError, match=r"source 'maths' are not those .* with --restart"):
+        with pytest.raises(DataError, match=r"0\.jsonl had .*'maths'\)\. Restore .* --restart"):
             prepare_mixture(recipe, cache)
     found = prepare_mixture(recipe, cache, restart=shards)
     assert found == prepare_mixture(recipe, tmp_path / "whole")

@@ -129,7 +129,7 @@ def test_data_that_is_not_there_is_an_error_with_its_remedy(
     (folder / "documents.json").unlink()
     with pytest.raises(
         EvaluationError,
-        match=r"^The data of toy_choice cannot be loaded \((.|\n)*`dataset_kwargs` of the task files",
+        match=r"^The data of toy_choice cannot be loaded \((.|\n)*`dataset_kwargs` of the task",
     ):
         evaluate(trained, TaskChoice(folder=folder), device=CPU)
 
@@ -140,7 +140,7 @@ def test_data_that_is_not_there_is_an_error_with_its_remedy(
 )
 def test_the_remedy_is_for_the_data_that_is_missing(foreign: list[str], remedy: str) -> None:
     with (
-        pytest.raises(EvaluationError, match=rf"The data of piqa, toy cannot .* \(gone\).*{remedy}"),
+        pytest.raises(EvaluationError, match=rf"of piqa, toy cannot .* \(gone\).*{remedy}"),
         errors_of_tasks(["piqa", "toy"], Path("own"), foreign),
     ):
         raise OSError("gone")

@@ -32,6 +32,7 @@ from optbench.data.document_shards import (
     write_durably,
 )
 from optbench.data.encoding import EncodedBatch, Encoder, split_by_text
+from optbench.data.listed_files import LISTED_FILE, keep_listings, refuse_changed
 from optbench.data.mixture_recipe import MixtureRecipe, Stream
 from optbench.data.parts import Listing, Part, check_distinct, list_parts, total_size
 from optbench.data.readers import read_part
@@ -153,20 +154,20 @@ class _Preparation:
 
     def _begin(self, listings: dict[str, Listing]) -> None:
         """Note the files, or see that they are those that were there when all this began."""
-        known = self.unfinished.streams
+        unfinished = self.unfinished
+        if unfinished.streams:
+            digests = {name: known.files_sha256 for name, known in unfinished.streams.items()}
+            try:
+                refuse_changed(unfinished.folder, listings, digests)
+            except DataError:
+                if unfinished.has_shards:
+                    raise
+                unfinished.clear()
+        if not unfinished.streams or not (unfinished.folder / LISTED_FILE).exists():
+            keep_listings(unfinished.folder, listings)
         for name, listing in listings.items():
-            if known and known[name].files_sha256 != listing.digest():
-                if self.unfinished.has_shards:
-                    raise DataError(
-                        f"The files of the source '{name}' are not those that were there when the "
-                        f"preparation in {self.unfinished.folder} began. Restore them, or begin "
-                        f"again with --restart."
-                    )
-                self.unfinished.clear()
-                break
-        for name, listing in listings.items():
-            self.unfinished.streams.setdefault(name, StreamProgress(listing.digest()))
-        self.unfinished.save()
+            unfinished.streams.setdefault(name, StreamProgress(listing.digest()))
+        unfinished.save()
 
     def _reader(self, stream: Stream, listing: Listing) -> SourceReader:
         def open_part(part: Part, skip: int) -> Iterator[str]:

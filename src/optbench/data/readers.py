@@ -20,7 +20,7 @@ import fsspec
 
 from optbench.data.corpus import DataError
 from optbench.data.mixture_recipe import Format, TextSource
-from optbench.data.parts import Part
+from optbench.data.parts import Part, local_stamp
 from optbench.space import did_you_mean
 
 CHUNK_BYTES = 1 << 20
@@ -45,6 +45,7 @@ def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
     """
     system, path = fsspec.url_to_fs(part.url)
     _check_size(part, system.info(path).get("size"))
+    _check_stamp(part)
     with system.open(path, "rb") as raw:
         try:
             yield from _READERS[part.format](raw, part, source, skip)
@@ -248,4 +249,13 @@ def _check_size(part: Part, size: int | None) -> None:
         raise DataError(
             f"{part.url} has {size} bytes instead of the {part.size} that were listed: it has "
             "changed. Restore it, or begin again: optbench data prepare --restart"
+        )
+
+
+def _check_stamp(part: Part) -> None:
+    """On this machine alone: servers say of a file what they do not say in a listing."""
+    if part.stamp and "://" not in part.url and (now := local_stamp(part.url)) != part.stamp:
+        raise DataError(
+            f"{part.url} was written again while it was being prepared ({part.stamp}, now {now}). "
+            "Restore it, or begin again: optbench data prepare --restart"
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 from optbench.data.corpus import DataError
 from optbench.data.document_shards import DocumentShard, write_durably
+from optbench.data.listed_files import LISTED_FILE
 from optbench.data.reading import Place
 from optbench.data.retries import describe
 from optbench.data.shards import TOKENIZER_FILE
@@ -22,6 +23,7 @@ from optbench.durable import flush_to_disk
 
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "lock"
+_OWN_FILES = (PROGRESS_FILE, LISTED_FILE, LOCK_FILE, TOKENIZER_FILE)
 _ENDING = ".unfinished"
 _SCHEMA = 1
 _MOST_DIFFERENCES = 3
@@ -92,7 +94,7 @@ class Unfinished:
         """Begin again."""
         self.streams = {}
         # In this order: a tokenizer without progress would be taken for that of the next recipe.
-        for name in (TOKENIZER_FILE, PROGRESS_FILE):
+        for name in (TOKENIZER_FILE, PROGRESS_FILE, LISTED_FILE):
             (self.folder / name).unlink(missing_ok=True)
         self.remove_strays()
 
@@ -100,7 +102,7 @@ class Unfinished:
         """Give the finished corpus its name; what is left of the work goes only then."""
         self.folder.rename(final)
         flush_to_disk(final.parent)
-        for name in (PROGRESS_FILE, LOCK_FILE):
+        for name in (PROGRESS_FILE, LISTED_FILE, LOCK_FILE):
             (final / name).unlink(missing_ok=True)
 
     def remove_strays(self) -> None:
@@ -108,7 +110,7 @@ class Unfinished:
         shards = (shard for stream in self.streams.values() for shard in stream.shards)
         known = {f"{shard.name}{end}" for shard in shards for end in (".bin", ".idx")}
         for path in self.folder.glob("*"):  # another process may just have renamed the folder
-            if path.name not in {PROGRESS_FILE, LOCK_FILE, TOKENIZER_FILE, *known}:
+            if path.name not in {*_OWN_FILES, *known}:
                 path.unlink()
 
 
