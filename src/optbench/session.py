@@ -11,7 +11,7 @@ import datetime
 import functools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -28,21 +28,29 @@ from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepar
 from optbench.devices import Rental
 from optbench.execution import PLAIN, Execution
 from optbench.executors import ProcessExecutor
-from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.plan import Plan, PlanTotals, make_plan, plan_for, refuse_long_measurements
 from optbench.planned_runs import planned_runs
 from optbench.progress import Kind, StudyProgress
+from optbench.repetition import repetition_warning
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
 from optbench.run import environment, run, use_one_thread
-from optbench.space import Value, did_you_mean
+from optbench.single_run import single_run_config
+from optbench.space import Value
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
-from optbench.study_config import RUN_AXES, StudyConfig, run_problems
-from optbench.study_file import find_study, read_study
+from optbench.study_config import StudyConfig, run_problems
 from optbench.sweep import Budget, BudgetSpentError, RunError, Sweep
 from optbench.trainer import Progress as RunProgress
+from optbench.winner_weights import (
+    confirmation_seeds,
+    keeping_weights,
+    kept_text,
+    lacking_text,
+    prepare_to_keep,
+    without_weights,
+)
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 _PLAN_FIELDS = [f.name for f in dataclasses.fields(PlanTotals)]
@@ -55,23 +63,31 @@ def run_study(
     console: Console,
     budget: Budget,
     execution: Execution = PLAIN,
+    *,
+    keep_weights: bool = False,
 ) -> None:
     """Carry out a study in folder ``out``, or go on with it, then print and write its report.
+
+    Args:
+        keep_weights: keep the final weights of confirmation runs, in ``out/weights``.
 
     Raises:
         DataError: the study's corpus cannot be prepared.
         ConfigError: the corpus is too small for the study's runs.
+        WeightsError: there is no room for the weights.
         StoreError: the folder belongs to another study or another process.
         SystemExit: interrupted (130) or a run failed twice (1); everything finished is kept.
     """
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
-    refuse_small_corpus(manifest, [kind.example for kind in planned_runs(config)])
+    check_corpus(manifest, [kind.example for kind in planned_runs(config)], console)
     with RunStore.open(out) as store:
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
         try:
+            if keep_weights:
+                _announce_weights(study, console)
             with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-                _train(study, executor, manifest, console, budget, execution)
+                _train(study, executor, manifest, console, budget, execution, keep_weights)
         except KeyboardInterrupt:
             console.print(
                 f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
@@ -86,6 +102,17 @@ def run_study(
         summary = summarise(store)
         write_report(summary, store, out / "report.html")
         print_result(summary, out / "report.html", console)
+        if keep_weights:
+            console.print(kept_text(study.winners(), out), markup=False, highlight=False)
+
+
+def _announce_weights(study: Study, console: Console) -> None:
+    """How many weights there will be, and which runs that are there already lack theirs."""
+    store, seeds = study.store, confirmation_seeds(study.config.protocol)
+    said = [prepare_to_keep(store.directory, planned_runs(study.config))]
+    if lacking := without_weights(store.records.values(), store.directory, seeds):
+        said.append(lacking_text(lacking, store.directory))
+    console.print("\n".join(said), markup=False, highlight=False, soft_wrap=True)
 
 
 def _train(
@@ -95,6 +122,7 @@ def _train(
     console: Console,
     budget: Budget,
     execution: Execution,
+    keep_weights: bool,
 ) -> None:
     """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
     store, config = study.store, study.config
@@ -117,6 +145,9 @@ def _train(
     try:
         with observer:
             job = functools.partial(run, corpus_directory=directory.resolve(), execution=execution)
+            if keep_weights:
+                seeds = confirmation_seeds(config.protocol)
+                job = keeping_weights(job, store.directory, seeds)
             study.carry_out(Sweep(store, executor, job, observer, budget))
         _time_winners(study, executor)
     finally:
@@ -170,38 +201,6 @@ def plan_study(config: StudyConfig, workers: int, rental: Rental | None = None) 
         return make_plan(planned, executor)
 
 
-def single_run_config(
-    optimizer: str,
-    *,
-    size: str | None,
-    ratio: float | None,
-    settings: Mapping[str, Value],
-    seed: int,
-) -> RunConfig:
-    """A run with the nano study's settings, but for what is given.
-
-    Raises:
-        ConfigError: unknown optimizer, size or setting, or an impossible combination.
-    """
-    study = read_study(find_study("nano"))
-    if size is not None and size not in SIZES:
-        raise ConfigError([did_you_mean(size, SIZES, what="model size")])
-    tuned = study.tuned_cell
-    cell = Cell(
-        size or tuned.size,
-        SIZES[size] if size else tuned.model,
-        tuned.ratio if ratio is None else ratio,
-    )
-    start = study.start_point(optimizer)
-    if unknown := [name for name in settings if name not in start and name not in RUN_AXES]:
-        known = [*start, *(axis for axis in RUN_AXES if axis not in start)]
-        raise ConfigError([did_you_mean(name, known, what="setting") for name in unknown])
-    config = study.run_config(optimizer, cell, {**start, **settings}, seed=seed, fingerprint="")
-    if problems := run_problems(config):
-        raise ConfigError(problems)
-    return config
-
-
 def train_one(
     config: RunConfig,
     directory: Path,
@@ -224,7 +223,7 @@ def train_one(
     if problems := run_problems(config):
         raise ConfigError(problems)
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
-    refuse_small_corpus(manifest, [config])
+    check_corpus(manifest, [config], console)
     config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
     with RunStore.open(directory) as store:
         weights = _place_for_weights(directory, config.run_id) if keep_weights else None
@@ -328,8 +327,12 @@ def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest 
         )
 
 
-def refuse_small_corpus(manifest: Manifest | MixtureManifest, configs: Sequence[RunConfig]) -> None:
+def check_corpus(
+    manifest: Manifest | MixtureManifest, configs: Sequence[RunConfig], console: Console
+) -> None:
     """Check before anything trains that the corpus has the windows and tokens that runs read.
+
+    Text that is read too often is said.
 
     Raises:
         ConfigError: with what is too small.
@@ -346,6 +349,8 @@ def refuse_small_corpus(manifest: Manifest | MixtureManifest, configs: Sequence[
     ]
     if problems:
         raise ConfigError(problems)
+    if warning := repetition_warning(corpus, configs):
+        console.print(warning, markup=False, highlight=False)
 
 
 def _now() -> str:

@@ -48,6 +48,11 @@ _smoke_option = click.option(
 @click.option("--max-runs", type=click.IntRange(1), help="Stop after this many runs in all.")
 @click.option("--max-tokens", type=click.FloatRange(1), help="Stop after this many tokens in all.")
 @click.option("--max-core-hours", type=click.FloatRange(0), help="Stop after these hours of runs.")
+@click.option(
+    "--keep-weights",
+    is_flag=True,
+    help="Keep the final weights of confirmation runs, in OUT/weights.",
+)
 @reports_errors
 @execution_options
 def run(
@@ -58,6 +63,7 @@ def run(
     max_runs: int | None,
     max_tokens: float | None,
     max_core_hours: float | None,
+    keep_weights: bool,
     execution: Execution,
 ) -> None:
     """Tune, compare and report: carry out STUDY (a name or a .toml file).
@@ -71,7 +77,13 @@ def run(
     budget = Budget(max_runs, max_tokens, max_core_hours)
     config = _read_study(study, smoke)
     run_study(
-        config, _out(study, out, smoke), available_workers(workers), console(), budget, execution
+        config,
+        _out(study, out, smoke),
+        available_workers(workers),
+        console(),
+        budget,
+        execution,
+        keep_weights=keep_weights,
     )
 
 

@@ -134,6 +134,11 @@ def _list_parts(source: TextSource, base: Path) -> Listing:
         Part(url, labels[url], source.format or _format_of(url, source.name), file.size, file.stamp)
         for url, file in files.items()
     ]
+    if all(part.size == 0 for part in parts):
+        raise DataError(
+            f"The source '{source.name}' holds no text: {parts[0].url} is empty"
+            + (f", and so are its other {len(parts) - 1} files." if len(parts) > 1 else ".")
+        )
     parts.sort(key=lambda part: hashlib.sha256(f"{source.name}/{part.label}".encode()).digest())
     return Listing(tuple(parts), documents, origin)
 

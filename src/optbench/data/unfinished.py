@@ -124,6 +124,15 @@ def unfinished_folders(cache: Path) -> list[Path]:
     return sorted(cache.glob(f".*{_ENDING}"))
 
 
+def finished_shards(final: Path) -> int:
+    """How many shards of an unfinished corpus are on the disk; 0 if nothing is known."""
+    try:
+        raw = json.loads((unfinished_folder(final) / PROGRESS_FILE).read_text(encoding="utf-8"))
+        return sum(len(stream["shards"]) for stream in raw["streams"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
+
+
 @contextlib.contextmanager
 def hold_unfinished(
     final: Path, identity: str, settings: dict[str, str], *, restart: bool = False
@@ -193,7 +202,7 @@ def _take_up(unfinished: Unfinished) -> bool:
         raise DataError(
             f"{unfinished.folder} holds an unfinished preparation with another recipe or "
             f"tokenizer{_differences(raw.get('settings', {}), unfinished.settings)}. Give this "
-            f"recipe another name, or begin again with --restart."
+            f"recipe another `name`, or begin again with --restart."
         )
     if same:
         unfinished.streams = streams
