@@ -11,7 +11,8 @@ import datetime
 import functools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -30,25 +31,52 @@ from optbench.devices import Rental
 from optbench.execution import PLAIN, Execution
 from optbench.executor_choice import ExecutorChoice
 from optbench.executors import Executor
-from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.plan import Plan, PlanTotals, make_plan, plan_for, refuse_long_measurements
 from optbench.planned_runs import planned_runs
 from optbench.progress import Kind, StudyProgress
+from optbench.repetition import repetition_warning
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
 from optbench.run import device_problems, environment, run, use_one_thread
+from optbench.single_run import single_run_config
 from optbench.sinks.study_sinks import StudySinks
-from optbench.space import Value, did_you_mean
+from optbench.space import Value
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
-from optbench.study_config import RUN_AXES, StudyConfig, run_problems, smallest_batch
-from optbench.study_file import find_study, read_study
+from optbench.study_config import StudyConfig, run_problems, smallest_batch
 from optbench.sweep import Budget, BudgetSpentError, RunError, Sweep
 from optbench.trainer import Progress as RunProgress
+from optbench.winner_weights import (
+    confirmation_seeds,
+    keeping_weights,
+    kept_text,
+    lacking_text,
+    prepare_to_keep,
+    without_weights,
+)
 
+NO_LIMIT = Budget()
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 _PLAN_FIELDS = [f.name for f in dataclasses.fields(PlanTotals)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """What one sitting with a study may spend, and how it carries out runs.
+
+    Args:
+        budget: of all sittings together.
+        execution: how the devices are used.
+        checkpoints: where the runs keep theirs, a folder or an fsspec URL; None = a folder in the
+            study's.
+        keep_weights: keep the final weights of confirmation runs, in the study's folder.
+    """
+
+    budget: Budget = NO_LIMIT
+    execution: Execution = PLAIN
+    checkpoints: str | None = None
+    keep_weights: bool = False
 
 
 def run_study(
@@ -56,15 +84,12 @@ def run_study(
     out: Path,
     executor: ExecutorChoice,
     console: Console,
-    budget: Budget,
-    execution: Execution = PLAIN,
-    checkpoints: str | None = None,
+    sitting: Sitting,
 ) -> None:
     """Carry out a study in folder ``out``, or go on with it, then print and write its report.
 
     Args:
-        checkpoints: where the runs keep theirs, a folder or an fsspec URL; None = a folder in
-            ``out``.
+        sitting: what it may spend, and how.
 
     Raises:
         CheckpointError: no checkpoint can be kept there.
@@ -72,23 +97,26 @@ def run_study(
         ConfigError: the corpus is too small for the study's runs, or there are more devices per run
             than GPUs or than sequences in the study's smallest batch.
         ClusterError: no workers can be had from Ray.
+        WeightsError: there is no room for the weights.
         StoreError: the folder belongs to another study or another process.
         SystemExit: interrupted (130), or runs failed twice (1), after the report of what there is;
             everything finished is kept.
     """
     failed = False
-    if problems := device_problems(execution, smallest_batch(config)):
+    if problems := device_problems(sitting.execution, smallest_batch(config)):
         raise ConfigError(problems)
-    place = CheckpointRoot.of(out, checkpoints)
+    place = CheckpointRoot.of(out, sitting.checkpoints)
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
-    refuse_small_corpus(manifest, [kind.example for kind in planned_runs(config)])
+    check_corpus(manifest, [kind.example for kind in planned_runs(config)], console)
     with RunStore.open(out, functools.partial(_say, console)) as store:
         place.discard_finished(store)
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
         try:
-            with executor.opened() as workers:
-                _train(study, workers, manifest, console, budget, execution, place)
+            if sitting.keep_weights:
+                _announce_weights(study, console)
+            with executor.opened(sitting.execution.devices) as workers:
+                _train(study, workers, manifest, console, sitting, place)
         except KeyboardInterrupt:
             console.print(
                 f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
@@ -103,6 +131,8 @@ def run_study(
         summary = summarise(store)
         write_report(summary, store, out / "report.html")
         print_result(summary, out / "report.html", console)
+        if sitting.keep_weights:
+            console.print(kept_text(study.winners(), out), markup=False, highlight=False)
     if failed:
         raise SystemExit(1)
 
@@ -112,13 +142,21 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def _announce_weights(study: Study, console: Console) -> None:
+    """How many weights there will be, and which runs that are there already lack theirs."""
+    store, seeds = study.store, confirmation_seeds(study.config.protocol)
+    said = [prepare_to_keep(store.directory, planned_runs(study.config))]
+    if lacking := without_weights(store.records.values(), store.directory, seeds):
+        said.append(lacking_text(lacking, store.directory))
+    _say(console, "\n".join(said))
+
+
 def _train(
     study: Study,
     executor: Executor,
     manifest: Manifest | MixtureManifest,
     console: Console,
-    budget: Budget,
-    execution: Execution,
+    sitting: Sitting,
     checkpoints: CheckpointRoot,
 ) -> None:
     """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
@@ -144,15 +182,18 @@ def _train(
             job = functools.partial(
                 run,
                 corpus_directory=directory.resolve(),
-                execution=execution,
+                execution=sitting.execution,
                 checkpoints=checkpoints.root,
             )
+            if sitting.keep_weights:
+                seeds = confirmation_seeds(config.protocol)
+                job = keeping_weights(job, store.directory, seeds)
 
             def on_stored(record: RunRecord) -> None:
                 checkpoints.discard(record)
                 sinks.take(record)
 
-            study.carry_out(Sweep(store, executor, job, observer, budget, on_stored))
+            study.carry_out(Sweep(store, executor, job, observer, sitting.budget, on_stored))
         _time_winners(study, executor)
     finally:
         store.note(
@@ -218,38 +259,6 @@ def plan_study(config: StudyConfig, executor: ExecutorChoice, rental: Rental | N
         return make_plan(planned, workers)
 
 
-def single_run_config(
-    optimizer: str,
-    *,
-    size: str | None,
-    ratio: float | None,
-    settings: Mapping[str, Value],
-    seed: int,
-) -> RunConfig:
-    """A run with the nano study's settings, but for what is given.
-
-    Raises:
-        ConfigError: unknown optimizer, size or setting, or an impossible combination.
-    """
-    study = read_study(find_study("nano"))
-    if size is not None and size not in SIZES:
-        raise ConfigError([did_you_mean(size, SIZES, what="model size")])
-    tuned = study.tuned_cell
-    cell = Cell(
-        size or tuned.size,
-        SIZES[size] if size else tuned.model,
-        tuned.ratio if ratio is None else ratio,
-    )
-    start = study.start_point(optimizer)
-    if unknown := [name for name in settings if name not in start and name not in RUN_AXES]:
-        known = [*start, *(axis for axis in RUN_AXES if axis not in start)]
-        raise ConfigError([did_you_mean(name, known, what="setting") for name in unknown])
-    config = study.run_config(optimizer, cell, {**start, **settings}, seed=seed, fingerprint="")
-    if problems := run_problems(config):
-        raise ConfigError(problems)
-    return config
-
-
 def train_one(
     config: RunConfig,
     directory: Path,
@@ -277,7 +286,7 @@ def train_one(
         raise ConfigError(problems)
     place = CheckpointRoot.of(directory, checkpoints)
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
-    refuse_small_corpus(manifest, [config])
+    check_corpus(manifest, [config], console)
     config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
     with RunStore.open(directory, functools.partial(_say, console)) as store:
         weights = _place_for_weights(directory, config.run_id) if keep_weights else None
@@ -383,8 +392,12 @@ def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest 
         )
 
 
-def refuse_small_corpus(manifest: Manifest | MixtureManifest, configs: Sequence[RunConfig]) -> None:
+def check_corpus(
+    manifest: Manifest | MixtureManifest, configs: Sequence[RunConfig], console: Console
+) -> None:
     """Check before anything trains that the corpus has the windows and tokens that runs read.
+
+    Text that is read too often is said.
 
     Raises:
         ConfigError: with what is too small.
@@ -401,6 +414,8 @@ def refuse_small_corpus(manifest: Manifest | MixtureManifest, configs: Sequence[
     ]
     if problems:
         raise ConfigError(problems)
+    if warning := repetition_warning(corpus, configs):
+        console.print(warning, markup=False, highlight=False)
 
 
 def _now() -> str:

@@ -43,6 +43,7 @@ FOLDER = "weights"
 _CHECKSUM = "content_sha256"
 # A file that is being written, beside its place: that of a weights file or of a tokenizer.
 _UNFINISHED = re.compile(r"\..+\.(safetensors|tokenizer\.json)\.[0-9a-f]{32}")
+_MOST_LISTED = 8
 _FLAGS = {"True": True, "False": False}
 
 
@@ -182,18 +183,10 @@ def load_trained(path: Path, config: ModelConfig, run_id: str) -> TrainedModel:
             another tokenizer.
     """
     if not path.exists():
-        raise WeightsError(
-            f"The weights of run {run_id} were not kept (no {path}). Train it again with "
-            f"'optbench train' on the configuration that 'optbench show {run_id} --config' prints, "
-            f"with --keep-weights."
-        )
+        raise _not_kept(path, run_id)
     model = Llama(config, seed=0)
-    origin, tensors = _read(path, {name: p.shape for name, p in model.named_parameters()})
-    if origin.run_id != run_id:
-        raise WeightsError(
-            f"{path} holds the weights of run {origin.run_id}, not of {run_id}. Give the file its "
-            f"own name back."
-        )
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    origin, tensors = _read(path, run_id, shapes)
     _check_range(path, origin, config.vocab_size)
     model.load_state_dict(tensors)
     with _reading(tokenizer_file(path)):
@@ -201,13 +194,45 @@ def load_trained(path: Path, config: ModelConfig, run_id: str) -> TrainedModel:
         return TrainedModel(model.eval(), load_tokenizer(tokenizer_file(path)), text, origin)
 
 
-def _read(path: Path, shapes: Mapping[str, torch.Size]) -> tuple[Origin, dict[str, Tensor]]:
+def kept_runs(store: Path) -> list[str]:
+    """Ids of the runs whose weights a store has."""
+    return sorted(path.stem for path in (store / FOLDER).glob("[!.]*.safetensors"))
+
+
+def how_to_keep(run: str, store: Path) -> str:
+    """The commands that train a run of a store again for its weights."""
+    return (
+        f"optbench show {run} --store {store} --config > run.json; "
+        f"optbench train run.json --store {store} --keep-weights"
+    )
+
+
+def _not_kept(path: Path, run_id: str) -> WeightsError:
+    store = path.parent.parent
+    others = [run[:10] for run in kept_runs(store)]
+    shown = ", ".join(others[:_MOST_LISTED]) + (", …" if len(others) > _MOST_LISTED else "")
+    there = f"with weights there: {shown}" if others else "no run there has its weights"
+    return WeightsError(
+        f"The weights of run {run_id} were not kept (no {path}; {there}). Train it again for them: "
+        f"{how_to_keep(run_id, store)}"
+    )
+
+
+def _read(
+    path: Path, run_id: str, shapes: Mapping[str, torch.Size]
+) -> tuple[Origin, dict[str, Tensor]]:
     """The metadata and the float32 tensors of these names and shapes, no other."""
     with _reading(path):
         _refuse_pickle(path)
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
             origin = _origin(path, metadata)
+            # First, because another run's model often has other shapes.
+            if origin.run_id != run_id:
+                raise WeightsError(
+                    f"{path} holds the weights of run {origin.run_id}, not of {run_id}. Give the "
+                    f"file its own name back."
+                )
             _check_names(path, set(opened.keys()), set(shapes))
             tensors = {name: opened.get_tensor(name) for name in shapes}
     for name, tensor in tensors.items():

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from optbench import session
+from optbench.executor_choice import ExecutorChoice
 from optbench.store import RunStore
 from optbench.study_file import read_study
-from optbench.sweep import Budget
 
 from .conftest import ROOT
 
@@ -51,7 +51,7 @@ def sit(text: str, out: Path) -> str:
     """One sitting; returns what the terminal says."""
     terminal = io.StringIO()
     console = Console(file=terminal, width=300)
-    session.run_study(read_study(text), out, 1, console, Budget())
+    session.run_study(read_study(text), out, ExecutorChoice(workers=1), console, session.Sitting())
     return terminal.getvalue()
 
 

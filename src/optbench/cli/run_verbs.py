@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 @click.option(
     "--ratio", type=float, default=None, help="Chinchilla ratio; 1 = 20 tokens a parameter."
 )
+@click.option("--corpus", help="A prepared corpus; the model gets its vocabulary.  [default: nano]")
 @click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, repeatable."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A hyperparameter or setting of the run, repeatable.",
 )
 @click.option("--seed", type=int, default=None, help="Seed of initialisation and data order.")
 @click.option(
@@ -52,6 +57,7 @@ def train(
     optimizer: str | None,
     size: str | None,
     ratio: float | None,
+    corpus: str | None,
     settings: tuple[str, ...],
     seed: int | None,
     precision: Precision | None,
@@ -61,10 +67,12 @@ def train(
     checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
-    from optbench.session import single_run_config, train_one
+    from optbench.session import train_one
+    from optbench.single_run import single_run_config
 
     if config_file is not None:
-        if clash := [n for n, v in (("--size", size), ("--ratio", ratio)) if v is not None]:
+        flags = (("--size", size), ("--ratio", ratio), ("--corpus", corpus))
+        if clash := [name for name, value in flags if value is not None]:
             raise click.UsageError(f"{' and '.join(clash)} cannot change what {config_file} says.")
         config = _run_config_from(config_file, optimizer, settings, seed)
     else:
@@ -74,6 +82,7 @@ def train(
             ratio=ratio,
             settings=_settings(settings),
             seed=seed or 0,
+            corpus=corpus,
         )
     if precision is not None:
         config = dataclasses.replace(config, precision=precision)
@@ -140,6 +149,23 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
         from optbench.printing import print_record
 
         print_record(record, console())
+        _print_text_and_weights(record, store)
+
+
+def _print_text_and_weights(record: RunRecord, store: Path) -> None:
+    """What a record does not hold: how often its text was read, and where its weights are."""
+    from optbench.data.shards import default_cache_dir
+    from optbench.repetition import epochs_text, known_epochs
+
+    config, lines = record.run_config, []
+    if (epochs := known_epochs(config, default_cache_dir())) is not None:
+        lines.append(f"text         {config.data.corpus}: {epochs_text(epochs)} read")
+    else:
+        lines.append(f"text         {config.data.corpus}, not prepared here with this fingerprint")
+    weights = store / "weights" / f"{record.run_id}.safetensors"
+    if weights.exists():
+        lines.append(f"weights      {weights}")
+    console().print("\n".join(lines), highlight=False, markup=False)
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -38,6 +38,11 @@ _smoke_option = click.option(
 @click.option("--max-runs", type=click.IntRange(1), help="Stop after this many runs in all.")
 @click.option("--max-tokens", type=click.FloatRange(1), help="Stop after this many tokens in all.")
 @click.option("--max-core-hours", type=click.FloatRange(0), help="Stop after these hours of runs.")
+@click.option(
+    "--keep-weights",
+    is_flag=True,
+    help="Keep the final weights of confirmation runs, in OUT/weights.",
+)
 @reports_errors
 @execution_options
 def run(
@@ -48,6 +53,7 @@ def run(
     max_runs: int | None,
     max_tokens: float | None,
     max_core_hours: float | None,
+    keep_weights: bool,
     execution: Execution,
     checkpoints: str | None,
 ) -> None:
@@ -56,7 +62,7 @@ def run(
     Interrupt it at any time; the same command goes on where it stopped. The limits count all
     sittings with the study; at a limit, the runs that are going on end first.
     """
-    from optbench.session import run_study
+    from optbench.session import Sitting, run_study
     from optbench.sweep import Budget
 
     budget = Budget(max_runs, max_tokens, max_core_hours)
@@ -66,9 +72,7 @@ def run(
         _out(study, out, smoke),
         executor,
         console(),
-        budget,
-        execution,
-        checkpoints,
+        Sitting(budget, execution, checkpoints, keep_weights),
     )
 
 
