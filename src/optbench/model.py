@@ -221,11 +221,15 @@ class Llama(nn.Module):
         with torch.no_grad():
             labels = torch.cat(
                 [
-                    torch.multinomial(self.head(piece).float().softmax(-1), 1, generator=generator)
+                    torch.multinomial(self._probabilities(piece), 1, generator=generator)
                     for piece in hidden.split(chunk_size(hidden.device.type))
                 ]
             )
         return head_cross_entropy(hidden, self.head.weight, labels.flatten())
+
+    def _probabilities(self, hidden: Tensor) -> Tensor:
+        """Of the next token; a model that has diverged gets some, because sampling refuses NaN."""
+        return self.head(hidden).float().softmax(-1).nan_to_num_(nan=1.0)
 
     def twice_differentiable_loss(self, tokens: Tensor, doc_ids: Tensor | None = None) -> Tensor:
         """As :meth:`loss`, by operations with second derivatives: slower, and stores logits."""

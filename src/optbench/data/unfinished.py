@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from optbench.data.corpus import DataError
-from optbench.data.document_shards import DocumentShard
+from optbench.data.document_shards import DocumentShard, write_durably
 from optbench.data.reading import Place
 from optbench.data.retries import describe
 from optbench.data.shards import TOKENIZER_FILE
-from optbench.durable import flush_to_disk, write_durably
+from optbench.durable import flush_to_disk
 
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "lock"
