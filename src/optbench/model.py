@@ -224,8 +224,12 @@ class Llama(nn.Module):
         hidden = self.hidden_states(tokens[:, :-1], doc_ids).flatten(0, 1)
         with torch.no_grad():
             pieces = noise.split(hidden)
-            labels = [noise.sample(self.head(piece).float().softmax(-1)) for piece in pieces]
+            labels = [noise.sample(self._probabilities(piece)) for piece in pieces]
         return head_cross_entropy(hidden, self.head.weight, torch.cat(labels))
+
+    def _probabilities(self, hidden: Tensor) -> Tensor:
+        """Of the next token; a model that has diverged gets some, because sampling refuses NaN."""
+        return self.head(hidden).float().softmax(-1).nan_to_num_(nan=1.0)
 
     def twice_differentiable_loss(self, tokens: Tensor, doc_ids: Tensor | None = None) -> Tensor:
         """As :meth:`loss`, by operations with second derivatives: slower, and stores logits."""

@@ -99,7 +99,8 @@ class RunRecord:
 
     def to_json(self) -> str:
         """One line of ``runs.jsonl``."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"), allow_nan=False)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return json.dumps(fields, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> RunRecord:

@@ -271,9 +271,16 @@ class _Loop:
         share = -(-self.config.batch_size // self.accumulation.ranks.size)
         result.micro_batch_size = self.accumulation.size or share
         if not result.reason:
-            result.val_loss = result.val_curve[-1][1]
-            result.test_loss = self._evaluate("test")
+            self._note_final_losses()
         return result
+
+    def _note_final_losses(self) -> None:
+        test_loss = self._evaluate("test")
+        if math.isfinite(test_loss):
+            self.result.val_loss = self.result.val_curve[-1][1]
+            self.result.test_loss = test_loss
+        else:
+            self._diverged(f"the test loss is {test_loss}")
 
     def _evaluate(self, split: Literal["validation", "test"]) -> float:
         return evaluate(

@@ -74,12 +74,16 @@ class TinyStudy:
     def store(self) -> Path:
         return self.folder / "store"
 
+    def file(self) -> Path:
+        """The study file, written."""
+        path = self.folder / "study.toml"
+        path.write_text(TEXT)
+        return path
+
     def start(self, faults: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """A driver as its own session, so that its processes can be told from others."""
-        file = self.folder / "study.toml"
-        file.write_text(TEXT)
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.driver", "run", str(file), "--out",
+            [sys.executable, "-m", "tests.faults.driver", "run", str(self.file()), "--out",
              str(self.store), "--workers", str(self.workers)],
             cwd=ROOT,
             env={**os.environ, "OPTBENCH_TEST_EVENTS": str(self._events), **(faults or {})},

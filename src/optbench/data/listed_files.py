@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optbench.data.corpus import DataError
-from optbench.data.document_shards import write_durably
 from optbench.data.parts import Listing
+from optbench.durable import write_durably
 
 LISTED_FILE = "listed.json"
 _MOST_NAMED = 3

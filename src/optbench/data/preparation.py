@@ -29,6 +29,7 @@ from optbench.data.document_shards import (
     fingerprint,
     open_mixture,
     sha256_of,
+    write_durably,
 )
 from optbench.data.encoding import EncodedBatch, Encoder, split_by_text
 from optbench.data.listed_files import LISTED_FILE, keep_listings, refuse_changed
@@ -47,7 +48,6 @@ from optbench.data.shards import (
 from optbench.data.tokenizer import load_tokenizer
 from optbench.data.tokenizer_choice import TokenizerChoice, choose_tokenizer, end_of_document
 from optbench.data.unfinished import StreamProgress, Unfinished, errors_of_cache, hold_unfinished
-from optbench.durable import write_durably
 
 _MAX_16_BIT_VOCAB = 2**16
 # Opens a file of a source behind its first k documents.
