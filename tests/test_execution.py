@@ -14,6 +14,8 @@ def test_a_record_has_the_settings_and_the_micro_batch_that_was_used() -> None:
         "checkpointing": True,
         "compiled": False,
         "devices": 1,
+        "checkpoint_minutes": 10.0,
+        "checkpoint_steps": None,
     }
 
 
@@ -31,3 +33,12 @@ def test_sizes_that_cannot_be_are_refused() -> None:
         Execution(devices=0)
     with pytest.raises(ConfigError, match=r"Give micro_batch_size or the memory .*, not both"):
         Execution(micro_batch_size=4, memory_bytes=10)
+
+
+def test_times_between_checkpoints_that_cannot_be_are_refused() -> None:
+    for minutes in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"checkpoint_minutes must be above 0.* {minutes:g}"):
+            Execution(checkpoint_minutes=minutes)
+    with pytest.raises(ConfigError, match="checkpoint_steps must be at least 1, but got 0"):
+        Execution(checkpoint_steps=0)
+    assert Execution(checkpoint_minutes=None, checkpoint_steps=3).checkpoint_steps == 3

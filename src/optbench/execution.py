@@ -55,7 +55,7 @@ class Execution:
             problems.append("Give micro_batch_size or the memory that it follows from, not both.")
         minutes = self.checkpoint_minutes
         if minutes is not None and not 0 < minutes < math.inf:
-            problems.append(f"checkpoint_minutes must be above 0, but got {minutes:g}.")
+            problems.append(f"checkpoint_minutes must be above 0 and finite, but got {minutes:g}.")
         if self.devices < 1:
             problems.append(f"devices must be at least 1, but got {self.devices}.")
         if problems:

@@ -44,10 +44,11 @@ class RandomState:
 
         Raises:
             RuntimeError: not a state of torch's.
-            TypeError: not a state of Python's or NumPy's.
-            ValueError: likewise.
+            TypeError, ValueError, LookupError, ArithmeticError: not one of Python's or NumPy's.
         """
         torch.Generator().set_state(self.torch["cpu"])
+        if "cuda" in self.torch and torch.cuda.is_available():
+            torch.Generator("cuda").set_state(self.torch["cuda"])
         random.Random().setstate(self.python)
         np.random.RandomState().set_state(self._numpy())
 

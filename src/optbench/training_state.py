@@ -241,7 +241,7 @@ class SavedState:
         try:
             state = RandomState(**from_plain(self.random, tensors))
             state.check()
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             raise TrainingStateError(
                 f"It holds no state of the random number generators "
                 f"({type(error).__name__}: {error})."
