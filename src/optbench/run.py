@@ -81,6 +81,7 @@ def _run_on_devices(
     """The record that the first of several ranks leaves."""
     if problems := device_problems(execution, config.batch_size):
         raise ConfigError(problems)
+    corpus_batches(corpus_directory, config.data.fingerprint)  # refused here, not by every rank
     job = {
         "config": config.to_dict(),
         "corpus_directory": str(corpus_directory.resolve()),

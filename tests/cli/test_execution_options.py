@@ -18,6 +18,28 @@ def test_a_micro_batch_and_the_memory_it_follows_from_are_not_both_given(verb: s
 @pytest.mark.parametrize("verb", ["train", "run"])
 def test_the_help_says_how_the_device_can_be_used(verb: str) -> None:
     told = CliRunner().invoke(main, [verb, "--help"]).output
-    for option in ("--micro-batch", "--memory-gb", "--checkpointing", "--compile"):
+    for option in (
+        "--micro-batch",
+        "--memory-gb",
+        "--checkpointing",
+        "--compile",
+        "--devices-per-run",
+    ):
         assert option in told
     assert ("--precision" in told) == (verb == "train")  # a study's file says its own
+
+
+def test_more_devices_than_sequences_are_refused_before_anything_is_prepared() -> None:
+    arguments = ["train", "--set", "batch_size=2", "--devices-per-run", "3"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "Error: Each device takes sequences of every batch, but a batch of 2 was to be shared out "
+        "among 3 devices. Use 2 devices per run at most.\n"
+    )
+
+
+def test_a_study_with_a_smaller_batch_than_devices_is_refused() -> None:
+    done = CliRunner().invoke(main, ["run", "nano", "--devices-per-run", "1000"])
+    assert done.exit_code == 2
+    assert "was to be shared out among 1000 devices." in done.stderr
