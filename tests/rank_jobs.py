@@ -272,7 +272,8 @@ def out_of_memory_on_one_rank(ranks: Ranks) -> dict[str, Any]:
     model = Llama(TINY_MODEL, seed=0).double()
     tokens = torch.randint(0, 64, (7, 17), generator=torch.Generator().manual_seed(0))
     plain = model.loss
-    plain(tokens).backward()
+    alone = plain(tokens)
+    alone.backward()
     whole = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
 
@@ -284,6 +285,7 @@ def out_of_memory_on_one_rank(ranks: Ranks) -> dict[str, Any]:
     model.loss = limited  # type: ignore[method-assign]
     accumulation = Accumulation(model, ranks=ranks)
     loss = ranks.total(float(accumulation.leave_gradients(Batch(tokens))))
+    sizes = [accumulation.size]
     differences = [
         float((p.grad - wanted).abs().max())
         for p, wanted in zip(model.parameters(), whole, strict=True)
@@ -292,7 +294,7 @@ def out_of_memory_on_one_rank(ranks: Ranks) -> dict[str, Any]:
     optimizer = Sophia(parameter_groups(model, model.roles()), curvature_interval=1)
     optimizer.step()
     accumulation.clear()
-    accumulation.size = 4
+    accumulation.size = None
     draw = Llama.sampled_label_loss
 
     def sampled(tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -301,13 +303,12 @@ def out_of_memory_on_one_rank(ranks: Ranks) -> dict[str, Any]:
         return draw(model, tokens, *rest)
 
     model.sampled_label_loss = sampled  # type: ignore[method-assign]
-    sizes = [accumulation.size]
     accumulation.give_curvature(optimizer, Batch(tokens), noise_seed=1)
     sizes.append(accumulation.size)
     return {
         "sizes": ranks.gather(sizes),
         "loss": loss,
-        "alone": float(plain(tokens)),
+        "alone": float(alone),
         "difference": max(differences),
         "compared": len(differences),
         "curvature": ranks.gather([digest({"h": s["hessian"]}) for s in optimizer.state.values()]),

@@ -7,6 +7,7 @@ they are told and what they answer lies as JSON in a folder that is gone afterwa
     job.json          what to do, the same for all ranks
     progress.jsonl    what the first rank reports on the way
     answer.json       what came of it, or why no restart can help
+    rank-<r>.<n>.log  what a rank wrote in the attempt after n restarts
 
 A rank that dies takes the others along, and all are started again, a few times. The ranks end with
 the process that started them, also if that was killed.
@@ -36,6 +37,8 @@ Json: TypeAlias = Mapping[str, Any]
 MAX_RESTARTS = 3
 POLL_S = 0.2
 TAIL_CHARACTERS = 8000  # of what a dead rank wrote last
+# The agent would open the logs itself, but never closes those of ranks that end well.
+_LOGGED = 'exec "$@" >"$0/rank-$RANK.$TORCHELASTIC_RESTART_COUNT.log" 2>&1'
 _JOB, _PROGRESS, _ANSWER = "job.json", "progress.jsonl", "answer.json"
 
 
@@ -85,7 +88,7 @@ def carry_out(
 
 
 def _launch(module: str, folder: Path, size: int, max_restarts: int) -> None:
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -99,12 +102,12 @@ def _launch(module: str, folder: Path, size: int, max_restarts: int) -> None:
         local_addr="localhost",
         max_restarts=max_restarts,
         signals_to_handle="SIGTERM",
-        logs_specs=DefaultLogsSpecs(str(folder / "logs"), redirects=Std.ALL),
+        logs_specs=DefaultLogsSpecs(os.devnull),
     )
-    command = ("-m", module, str(folder), str(os.getpid()))
+    command = (sys.executable, "-m", module, str(folder), str(os.getpid()))
     try:
         with _own_signals():
-            elastic_launch(config, sys.executable)(*command)
+            elastic_launch(config, "/bin/sh")("-c", _LOGGED, str(folder), *command)
     except ChildFailedError as error:
         if not (folder / _ANSWER).exists():
             raise RanksError(_last_words(error, folder, max_restarts)) from None
@@ -132,10 +135,8 @@ def _last_words(error: Any, folder: Path, max_restarts: int) -> str:
     """Who died first in the last attempt, of what, and the end of what it wrote."""
     rank, failure = error.get_first_failure()
     cause = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"code {failure.exitcode}"
-    wrote = ""
-    place = f"logs/*/attempt_{max_restarts}/{failure.local_rank}/stderr.log"
-    for log in folder.glob(place):
-        wrote = log.read_text(errors="replace")[-TAIL_CHARACTERS:].strip()
+    log = folder / f"rank-{rank}.{max_restarts}.log"
+    wrote = log.read_text(errors="replace")[-TAIL_CHARACTERS:] if log.exists() else ""
     again = f" after {max_restarts} restarts" if max_restarts else ""
     return f"Rank {rank} of the run ended with {cause}{again}.\n{wrote}".strip()
 

@@ -97,6 +97,7 @@ def _run_on_devices(
     if problems := device_problems(execution, config.batch_size):
         raise ConfigError(problems)
     place = checkpoints.resolve() if isinstance(checkpoints, Path) else checkpoints
+    corpus_batches(corpus_directory, config.data.fingerprint)  # refused here, not by every rank
     job = {
         "config": config.to_dict(),
         "corpus_directory": str(corpus_directory.resolve()),

@@ -28,6 +28,7 @@ def test_the_help_says_how_the_device_can_be_used(verb: str) -> None:
         "--compile",
         "--checkpoint-minutes",
         "--checkpoints",
+        "--devices-per-run",
     ):
         assert option in told
     assert ("--precision" in told) == (verb == "train")  # a study's file says its own
@@ -55,3 +56,19 @@ def test_minutes_between_checkpoints_are_passed_on_and_none_is_never(
     assert CliRunner().invoke(verb, given).exit_code == 0
     place = None if minutes is None else "s3://b"
     assert seen == [(Execution(checkpoint_minutes=kept), place)]
+
+
+def test_more_devices_than_sequences_are_refused_before_anything_is_prepared() -> None:
+    arguments = ["train", "--set", "batch_size=2", "--devices-per-run", "3"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "Error: Each device takes sequences of every batch, but a batch of 2 was to be shared out "
+        "among 3 devices. Use 2 devices per run at most.\n"
+    )
+
+
+def test_a_study_with_a_smaller_batch_than_devices_is_refused() -> None:
+    done = CliRunner().invoke(main, ["run", "nano", "--devices-per-run", "1000"])
+    assert done.exit_code == 2
+    assert "was to be shared out among 1000 devices." in done.stderr
