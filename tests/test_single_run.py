@@ -74,7 +74,7 @@ def test_a_run_is_trained_on_a_named_corpus_and_says_how_often_it_read_it(tmp_pa
     (record,) = RunStore.read(tmp_path / "store").records.values()
     assert record.run_config.model.vocab_size == VOCAB_SIZE
     shown = CliRunner().invoke(main, ["show", record.run_id, "--store", store])
-    assert "text         toy: prose 0." in shown.output
+    assert "text         toy, read: prose 0." in shown.output
 
 
 def test_what_a_small_corpus_lacks_is_said_with_the_flag_that_mends_it(tmp_path: Path) -> None:

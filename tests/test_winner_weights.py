@@ -210,4 +210,5 @@ def test_diverged_runs_and_other_seeds_lack_nothing(tmp_path: Path) -> None:
     ]
     found = without_weights(records, tmp_path, frozenset({1000, 1001}))
     assert found == (confirmed.run_id,)
-    assert kept_text({"adamw": confirmed}, tmp_path) == ""
+    none = "No confirmation run in the tuned cell has kept its weights yet."
+    assert kept_text({"adamw": confirmed}, tmp_path) == none

@@ -103,13 +103,13 @@ def lacking_text(lacking: Sequence[str], store: Path) -> str:
 
 
 def kept_text(winners: dict[str, RunConfig], store: Path) -> str:
-    """Where the weights are, with a run of every winner that has them; empty without any."""
+    """Where the weights are, with a run of every winner that has them."""
     kept = set(kept_runs(store))
     named = [
         f"{name} {config.run_id[:10]}" for name, config in winners.items() if config.run_id in kept
     ]
     if not named:
-        return ""
+        return "No confirmation run in the tuned cell has kept its weights yet."
     return (
         f"Weights of {len(kept)} runs are in {weights_file(store, 'any').parent}, of the winners "
         f"for example {', '.join(named)}: 'optbench evaluate RUN --store {store}' scores one, "

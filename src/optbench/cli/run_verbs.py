@@ -159,7 +159,7 @@ def _print_text_and_weights(record: RunRecord, store: Path) -> None:
 
     config, lines = record.run_config, []
     if (epochs := known_epochs(config, default_cache_dir())) is not None:
-        lines.append(f"text         {config.data.corpus}: {epochs_text(epochs)} read")
+        lines.append(f"text         {config.data.corpus}, read: {epochs_text(epochs)}")
     else:
         lines.append(f"text         {config.data.corpus}, not prepared here with this fingerprint")
     weights = store / "weights" / f"{record.run_id}.safetensors"
