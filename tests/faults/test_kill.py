@@ -72,6 +72,7 @@ def test_a_worker_may_be_killed_at_any_moment(
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_driver_may_be_killed_at_fifty_moments(
     tmp_path: Path, undisturbed: Mapping[str, Any]
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_driver_may_be_killed_at_fifty_moments(
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_worker_may_be_killed_at_fifty_moments(
     tmp_path: Path, undisturbed: Mapping[str, Any]
 ) -> None:
