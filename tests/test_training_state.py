@@ -201,7 +201,7 @@ def test_what_two_ranks_wrote_is_read_by_any_number(
             torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-6)
 
 
-def test_a_rank_goes_on_with_its_own_losses_and_other_numbers_with_their_mean(
+def test_a_rank_goes_on_with_its_summands_and_another_number_with_their_sum(
     tmp_path: Path,
 ) -> None:
     writers = World(tmp_path, BUILDS["adamw"], 2)
@@ -213,8 +213,8 @@ def test_a_rank_goes_on_with_its_own_losses_and_other_numbers_with_their_mean(
         return [(x.recent_losses.tolist(), float(x.step_times[0])) for x in loops if x is not None]
 
     assert resumed(2) == [([3.0, 4.0], 0.5), ([4.0, 3.0], 1.5)]
-    assert resumed(1) == [([3.5, 3.5], 0.5)]
-    assert resumed(3) == [([3.5, 3.5], 0.5)] * 3
+    assert resumed(1) == [([7.0, 7.0], 0.5)]
+    assert resumed(3) == [([7.0, 7.0], 0.5), *[([0.0, 0.0], 0.5)] * 2]
 
 
 def test_where_the_file_of_one_rank_is_damaged_all_take_the_checkpoint_before(
