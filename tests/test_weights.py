@@ -104,6 +104,19 @@ def test_what_a_killed_save_left_is_removed_before_the_next(path: Path) -> None:
     assert tokenizer_file(path).exists()
 
 
+def test_a_save_leaves_the_files_in_the_making_of_other_runs_alone(
+    path: Path, corpus: Corpus
+) -> None:
+    """Several runs of a study may end at once."""
+    theirs = path.with_name(f".0123.safetensors.{'0a' * 16}")
+    leftover = path.with_name(f".{path.name}.{'0a' * 16}")
+    for file in (theirs, leftover):
+        file.write_text("torn")
+    save_weights(path, sharp_model(), corpus, run_id=RUN, test_loss=1.0, code=CODE)
+    assert theirs.exists()
+    assert not leftover.exists()
+
+
 def test_a_run_keeps_the_weights_it_ended_with(tmp_path: Path, corpus: Corpus) -> None:
     config = run_config()
     path = weights_file(tmp_path, config.run_id)

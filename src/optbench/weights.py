@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Generator, Mapping
@@ -42,7 +43,8 @@ FOLDER = "weights"
 # The metadata entry with the checksum of all other entries and of the tensors.
 _CHECKSUM = "content_sha256"
 # A file that is being written, beside its place: that of a weights file or of a tokenizer.
-_UNFINISHED = re.compile(r"\..+\.(safetensors|tokenizer\.json)\.[0-9a-f]{32}")
+_UNFINISHED_ENDING = r"\.(safetensors|tokenizer\.json)\.[0-9a-f]{32}"
+_UNFINISHED = re.compile(rf"\..+{_UNFINISHED_ENDING}")
 _MOST_LISTED = 8
 _FLAGS = {"True": True, "False": False}
 
@@ -144,7 +146,7 @@ def save_weights(
     parameters = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     metadata = {"format": "pt", **origin.to_metadata()}
     metadata[_CHECKSUM] = _content_sha256(parameters, metadata)
-    make_folder(path)
+    _make_room(path)
     _write(tokenizer_file(path), lambda new: shutil.copyfile(corpus.tokenizer_path, new))
     _write(path, lambda new: _save_readable(parameters, new, metadata, like=tokenizer_file(path)))
 
@@ -152,7 +154,8 @@ def save_weights(
 def make_folder(path: Path) -> None:
     """Make the folder of a weights file, and clear it of files that a killed write left there.
 
-    One process at a time writes to a store, so that no file in the making is another's.
+    For the one process that may write to the store, before any run begins: the files in the making
+    of runs that are going on would be taken for such leftovers.
 
     Raises:
         WeightsError: it cannot be made or written to; better known before the training than after.
@@ -164,6 +167,18 @@ def make_folder(path: Path) -> None:
         probe.unlink()
         for file in path.parent.iterdir():
             if _UNFINISHED.fullmatch(file.name):
+                file.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _make_room(path: Path) -> None:
+    """As :func:`make_folder`, while other runs may be writing their own weights there."""
+    own = re.compile(rf"\.{re.escape(path.stem)}{_UNFINISHED_ENDING}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in path.parent.iterdir():
+            if own.fullmatch(file.name):
                 file.unlink()
     except OSError as error:
         raise _not_written(path, error) from error
@@ -202,8 +217,8 @@ def kept_runs(store: Path) -> list[str]:
 def how_to_keep(run: str, store: Path) -> str:
     """The commands that train a run of a store again for its weights."""
     return (
-        f"optbench show {run} --store {store} --config > run.json; "
-        f"optbench train run.json --store {store} --keep-weights"
+        f"optbench show {run} --store {shlex.quote(str(store))} --config > run.json; "
+        f"optbench train run.json --store {shlex.quote(str(store))} --keep-weights"
     )
 
 
