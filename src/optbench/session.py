@@ -26,6 +26,7 @@ from optbench.data.document_shards import MixtureManifest
 from optbench.data.prepared import open_named, open_prepared, too_small_for
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
 from optbench.devices import Rental
+from optbench.ended import train_once
 from optbench.execution import PLAIN, Execution
 from optbench.executors import ProcessExecutor
 from optbench.ladder import SIZES, Cell
@@ -125,7 +126,10 @@ def _train(
     observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
     try:
         with observer:
-            job = functools.partial(run, corpus_directory=directory.resolve(), execution=execution)
+            train = functools.partial(
+                run, corpus_directory=directory.resolve(), execution=execution
+            )
+            job = functools.partial(train_once, train, store.directory.resolve())
             study.carry_out(Sweep(store, executor, job, observer, budget))
         _time_winners(study, executor)
     finally:
