@@ -28,6 +28,7 @@ from optbench.data.document_shards import MixtureManifest
 from optbench.data.prepared import open_named, open_prepared, too_small_for
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
 from optbench.devices import Rental
+from optbench.ended import train_once
 from optbench.execution import PLAIN, Execution
 from optbench.executor_choice import ExecutorChoice
 from optbench.executors import Executor
@@ -45,7 +46,7 @@ from optbench.space import Value
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
 from optbench.study_config import StudyConfig, run_problems, smallest_batch
-from optbench.sweep import Budget, BudgetSpentError, RunError, Sweep
+from optbench.sweep import Budget, BudgetSpentError, Job, RunError, Sweep
 from optbench.trainer import Progress as RunProgress
 from optbench.winner_weights import (
     confirmation_seeds,
@@ -179,15 +180,17 @@ def _train(
     observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
     try:
         with _sinks(study, console) as sinks, observer:
-            job = functools.partial(
+            run_here = functools.partial(
                 run,
                 corpus_directory=directory.resolve(),
                 execution=sitting.execution,
                 checkpoints=checkpoints.root,
             )
+            train: Job = run_here
             if sitting.keep_weights:
                 seeds = confirmation_seeds(config.protocol)
-                job = keeping_weights(job, store.directory, seeds)
+                train = keeping_weights(run_here, store.directory, seeds)
+            job = functools.partial(train_once, train, store.directory.resolve())
 
             def on_stored(record: RunRecord) -> None:
                 checkpoints.discard(record)

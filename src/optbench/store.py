@@ -7,6 +7,7 @@ A store is a directory::
     study.toml      the study file as it was read
     evaluations.jsonl  scores of runs on downstream tasks, where any were evaluated
     weights         final weights of runs, where any were kept
+    ended           records that the driver has not stored yet (see :mod:`optbench.ended`)
     failed          of runs that failed on every attempt, a text file each with the whole error
     lock            who is writing, and that it lives (see :mod:`optbench.store_lock`)
 
@@ -18,6 +19,7 @@ opened in a few seconds and little memory: see :mod:`optbench.record_file`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -132,6 +134,11 @@ def _check_record(raw: Mapping[str, Any]) -> None:
         raise StoreError(f"This record lacks the fields {sorted(_REQUIRED - raw.keys())}.")
 
 
+def ended_path(store: Path, run_id: str) -> Path:
+    """Where a worker keeps the record of a run until it is stored."""
+    return store / "ended" / f"{run_id}.json"
+
+
 def _record_file(path: Path) -> RecordFile[RunRecord]:
     return RecordFile(path, RunRecord.from_dict, _check_record)
 
@@ -217,6 +224,7 @@ class RunStore:
             offset,
             len(line),
         )
+        ended_path(self.directory, record.run_id).unlink(missing_ok=True)
 
     def note(self, kind: str, /, **facts: Any) -> None:
         """Append to the journal, unless it has this very entry already.
@@ -272,6 +280,8 @@ class RunStore:
     def close(self) -> None:
         """Let another process write."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):  # there is none, or something is left in it
+                (self.directory / "ended").rmdir()
             self._lock.release()
             self._lock = None
 

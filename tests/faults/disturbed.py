@@ -110,6 +110,10 @@ class TinyStudy:
         lines = runs.read_text().split("\n")[:-1] if runs.exists() else []
         return [json.loads(line)["run_id"] for line in lines]
 
+    def kept(self) -> set[str]:
+        """Every run that need not be trained any more."""
+        return {*self.stored(), *(path.stem for path in self.store.glob("ended/*.json"))}
+
 
 Victim: TypeAlias = Callable[[subprocess.Popen[str], TinyStudy], int | None]
 
@@ -131,7 +135,7 @@ class Disturbance:
     Args:
         lives: drivers started.
         killed: processes.
-        unstored: runs that had come to their end and were not stored when a process was killed.
+        unstored: runs that had come to their end and were kept nowhere when a process was killed.
         again: runs that began although their record was there.
         left: processes of dead drivers that did not end.
         output: of the last driver.
@@ -154,13 +158,12 @@ def disturb(study: TinyStudy, victim: Victim, moments: int, seed: int) -> Distur
     rng, done = random.Random(seed), Disturbance()
     code: int | None = None
     while code != DONE:
-        kept = set(study.stored())
+        kept = study.kept()
         seen = len(study.events())
         driver = study.start()
         done.lives += 1
         while len(done.killed) < moments and _wait_for_moment(study, driver, rng):
-            if (pid := victim(driver, study)) is not None:
-                os.kill(pid, 9)
+            if (pid := victim(driver, study)) is not None and _kills(pid):
                 done.killed.append(pid)
             if pid == driver.pid:
                 break
@@ -172,9 +175,18 @@ def disturb(study: TinyStudy, victim: Victim, moments: int, seed: int) -> Distur
         done.again += [run_id for run_id in begun if run_id in kept]
         if code == -9:
             ended = {event.run_id for event in study.events()[seen:] if event.what == "end"}
-            done.unstored.update(ended - set(study.stored()))
+            done.unstored.update(ended - study.kept())
     done.unstored.update(_lost_answers(study.events(), done.killed))
     return done
+
+
+def _kills(pid: int) -> bool:
+    """Whether there was such a process; it may just have ended, or been killed before."""
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _lost_answers(events: list[Event], killed: list[int]) -> list[str]:

@@ -30,7 +30,7 @@ def check(study: TinyStudy, done: Disturbance, undisturbed: Mapping[str, Any]) -
     assert max(Counter(study.stored()).values()) == 1
     assert done.again == []
     ends = Counter(event.run_id for event in study.events() if event.what == "end")
-    # A driver may die in the milliseconds between the end of a run and the end of its writing.
+    # A worker may die between the end of a run and the system call that keeps its record.
     assert ends == Counter(study.stored()) + done.unstored
     assert done.left == []
 
