@@ -26,7 +26,7 @@ from optbench.checkpoint_manifest import MANIFEST, CheckpointError, Manifest, ra
 from optbench.durable import flush_to_disk
 from optbench.tensor_file import StreamFacts, TensorFileError, TensorStream
 
-MAX_MANIFEST_BYTES = 2**28
+MAX_MANIFEST_BYTES = 2**26
 _STEP = re.compile(r"step-(\d{8,18})")
 _RUN_ID = re.compile(r"\w[\w-]*")
 
