@@ -18,12 +18,12 @@ from typing import Any
 
 from optbench.config import UserError
 from optbench.executors import answer_of, unsendable
-from optbench.run import environment
 
 # What workers send is small: a record, a table of times.
 OBJECT_STORE_BYTES = 128 * 2**20
 LOG_LINES = 20
 WATCH_S = 0.5
+KNOCK_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Home:
 
     Args:
         log: the file with what it writes to standard error; empty where that cannot be told.
-        code: the versions there, as :func:`code_here`.
+        code: the versions there, as :func:`optbench.installed.versions`.
         problem: why optbench cannot be used there, or empty.
     """
 
@@ -93,30 +93,6 @@ class Home:
             lines = [line for line in text.splitlines() if not line.startswith(":")][-LOG_LINES:]
             return f" What it wrote is in {self.log}:\n" + "\n".join(lines) if lines else ""
         return ""
-
-
-def code_here() -> dict[str, str | None]:
-    """The versions on which a run's numbers depend, as they are in this process."""
-    known = environment()
-    # Builds for other devices of one torch are the same torch.
-    torch = str(known["torch"]).partition("+")[0]
-    return {"optbench": known["optbench"], "commit": known["commit"], "torch": torch}
-
-
-def difference(here: Mapping[str, str | None], there: Mapping[str, str | None]) -> str:
-    """In words, how the versions on a machine differ from the driver's; empty if they do not.
-
-    An installed package has no commit, so only two checkouts are compared by theirs.
-    """
-    differing = [
-        f"{name} {there.get(name)} (the driver has {version})"
-        for name, version in here.items()
-        if version != there.get(name)
-        and not (name == "commit" and None in (version, there.get(name)))
-    ]
-    if not differing:
-        return ""
-    return f"it has {', '.join(differing)}. Install the same on every machine."
 
 
 class Cluster:
@@ -163,11 +139,13 @@ class Cluster:
             )
             return
         try:
+            _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
             self._ray.init(address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
+            reason = str(error).strip(" .\t")
             raise ClusterError(
-                f"No Ray cluster answers at '{address}': {error} Start one (`ray start --head`, "
-                f"docs/cluster.md), or leave --address out for a Ray on this machine."
+                f"The Ray cluster at '{address}' cannot be joined: {reason}. `ray start --head` "
+                f"starts one (docs/cluster.md); without --address, a Ray starts on this machine."
             ) from None
 
     def share(self, devices: int, cpus: float, gpus: float | None) -> Share:
@@ -235,7 +213,7 @@ class Cluster:
     def reason(self, error: BaseException) -> str:
         """What Ray says of a worker's end, without its advice on Ray."""
         lines = str(error).strip().splitlines() or [repr(error)]
-        return lines[-1].partition(" Some common causes")[0].rstrip(".")
+        return lines[-1].partition(" Some common causes")[0].strip(" .\t")
 
     def disconnect(self) -> None:
         """Leave the cluster; a Ray that was started here ends."""
@@ -246,6 +224,21 @@ class Cluster:
     def _nodes(self) -> dict[str, dict[str, float]]:
         """Resources of the machines that are there, by their ids."""
         return {n["NodeID"]: n["Resources"] for n in self._ray.nodes() if n["Alive"]}
+
+
+def _knock(address: str) -> None:
+    """Find out in seconds that nobody answers: Ray would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: this is no address.
+    """
+    if address == "auto":
+        return  # Ray looks for its processes
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("an address is host:port, or auto")
+    socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def end_with_parent() -> None:
@@ -288,7 +281,7 @@ def _worker_class() -> type:
                 log = ""
             code, problem = {}, ""
             try:
-                code = importlib.import_module("optbench.ray_cluster").code_here()
+                code = importlib.import_module("optbench.installed").versions()
             except ImportError as error:
                 problem = (
                     f"optbench cannot be imported there ({error}). Install it on every machine."

@@ -26,7 +26,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from optbench.executors import Answer
-from optbench.ray_cluster import Cluster, ClusterError, Home, code_here, difference
+from optbench.installed import difference, versions
+from optbench.ray_cluster import Cluster, ClusterError, Home
 
 R = TypeVar("R")
 TICK_S = 2.0  # how often the cluster is asked which machines it has
@@ -94,7 +95,7 @@ class RayExecutor:
         except BaseException:
             self._cluster.disconnect()
             raise
-        self._code = code_here()
+        self._code = versions()
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -323,15 +324,16 @@ class RayExecutor:
         return [
             loss
             for loss in submission.losses
-            if loss.reachable and (loss.home is None or loss.home.node_id in alive)
+            if loss.reachable and loss.home is not None and loss.home.node_id in alive
         ]
 
     def _broken(self, submission: _Submission) -> BrokenProcessPool:
         crashes = self._crashes(submission)
         if len(crashes) <= self._max_retries:
             return BrokenProcessPool(
-                f"The machine was lost on {len(submission.losses)} attempts at this job, so it is "
-                f"not tried again for now."
+                f"No worker lasted through {len(submission.losses)} attempts at this job: their "
+                f"machines were lost, or no worker could be started there (last: "
+                f"{submission.losses[-1].reason})."
             )
         last = crashes[-1]
         return BrokenProcessPool(

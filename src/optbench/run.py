@@ -13,7 +13,6 @@ import functools
 import importlib.metadata
 import os
 import platform
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Generator
@@ -28,6 +27,7 @@ from optbench import elastic
 from optbench.config import ConfigError, RunConfig
 from optbench.data.prepared import AnyBatches, batches_of, directory_here, open_prepared
 from optbench.execution import PLAIN, Execution
+from optbench.installed import git_state
 from optbench.memory import fitting_micro_batch
 from optbench.model import Llama
 from optbench.optimizers import optimizer_class
@@ -360,7 +360,7 @@ def environment() -> dict[str, Any]:
     device = default_device()
     return {
         "optbench": optbench.__version__,
-        **_git_state(Path(__file__).parent),
+        **git_state(),
         "torch": torch.__version__,
         "numpy": importlib.metadata.version("numpy"),
         "python": platform.python_version(),
@@ -369,22 +369,6 @@ def environment() -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
     }
-
-
-def _git_state(directory: Path) -> dict[str, Any]:
-    """Commit and dirty flag of the source tree, or None for an installed package."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain")) if commit else None}
 
 
 def _cpu_name() -> str:

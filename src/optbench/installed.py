@@ -1,0 +1,53 @@
+"""The code that is installed here: versions and commit, read without importing torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optbench
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the source tree, or None for an installed package."""
+    commit = _git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain")) if commit else None}
+
+
+def _git(*arguments: str) -> str | None:
+    directory = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def versions() -> dict[str, str | None]:
+    """What the numbers of a run depend on and two machines of a study must have in common."""
+    # Builds of one torch for several kinds of device are the same torch.
+    torch = importlib.metadata.version("torch").partition("+")[0]
+    return {"optbench": optbench.__version__, "commit": git_state()["commit"], "torch": torch}
+
+
+def difference(here: Mapping[str, str | None], there: Mapping[str, str | None]) -> str:
+    """In words, how the versions on another machine differ; empty if they do not.
+
+    An installed package has no commit, so only two checkouts are compared by theirs.
+    """
+    differing = [
+        f"{name} {there.get(name)} (the driver has {version})"
+        for name, version in here.items()
+        if version != there.get(name)
+        and not (name == "commit" and None in (version, there.get(name)))
+    ]
+    if not differing:
+        return ""
+    return f"it has {', '.join(differing)}. Install the same on every machine."
