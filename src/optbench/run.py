@@ -206,7 +206,12 @@ def _git_state(directory: Path) -> dict[str, Any]:
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10
+                # A status that was cut off would leave its lock in the user's repository.
+                ["git", "--no-optional-locks", *arguments],
+                cwd=directory,
+                capture_output=True,
+                text=True,
+                timeout=10,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
