@@ -23,7 +23,11 @@ def _git(*arguments: str) -> str | None:
     directory = Path(__file__).parent
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10
+            ["git", "--no-optional-locks", *arguments],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -21,7 +21,7 @@ from tests.faults.disturbed import (
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
-FEW, MANY = 4, 50
+FEW, MANY = 3, 50
 
 
 def check(study: TinyStudy, done: Disturbance, undisturbed: Mapping[str, Any]) -> None:
