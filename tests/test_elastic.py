@@ -204,12 +204,13 @@ def test_a_run_on_two_devices_whose_rank_is_killed_is_the_run_of_one_process(
 
     def kill_a_rank(at: Progress) -> None:
         said.append(at)
-        if not killed:
+        if not killed and at.step >= 200:
             killed.append(max(ranks_of(os.getpid())))
             os.kill(killed[0], signal.SIGKILL)
 
     weights = tmp_path / "weights" / "run.safetensors"
-    record = run(config, corpus, kill_a_rank, weights, Execution(devices=2))
+    execution = Execution(devices=2, checkpoint_steps=100)
+    record = run(config, corpus, kill_a_rank, weights, execution, tmp_path / "checkpoints")
     alone = run(config, corpus)
     assert record.status == "completed", record.error
     assert record.run_id == alone.run_id
@@ -219,6 +220,11 @@ def test_a_run_on_two_devices_whose_rank_is_killed_is_the_run_of_one_process(
     assert record.execution["devices"] == 2
     assert (record.execution["backend"], record.execution["restarts"]) == ("gloo", 1)
     assert record.execution["micro_batch_size"] == 2
+    # From the newest checkpoint, not from the start.
+    (resumed,) = record.execution["resumed_at_steps"]
+    assert resumed in (100, 200, 300)
+    assert record.execution["checkpoints_written"] >= 3
+    assert "checkpoint_problems" not in record.execution
     assert (said[-1].step, said[-1].num_steps) == (400, 400)
     assert weights.exists()
 

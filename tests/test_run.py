@@ -9,8 +9,9 @@ import pytest
 
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from optbench.execution import Execution
+from optbench.installed import git_state_of
 from optbench.optimizers import OPTIMIZERS
-from optbench.run import _git_state, optimizer_problems, run
+from optbench.run import optimizer_problems, run
 from optbench.store import RunRecord
 from tests.data.synthetic import VOCAB_SIZE, prepared
 
@@ -157,9 +158,9 @@ def test_the_code_state_is_read_without_writing_to_the_repository(tmp_path: Path
     git("commit", "-m", "first")
     os.utime(tmp_path / "code.py", (1, 1))  # what a status would note in the index
     before = (tmp_path / ".git" / "index").stat().st_mtime_ns
-    state = _git_state(tmp_path)
+    state = git_state_of(tmp_path)
     assert (tmp_path / ".git" / "index").stat().st_mtime_ns == before
     assert len(state["commit"]) == 40
     assert state["dirty"] is False
     (tmp_path / "code.py").write_text("2")
-    assert _git_state(tmp_path)["dirty"] is True
+    assert git_state_of(tmp_path)["dirty"] is True

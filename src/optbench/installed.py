@@ -15,23 +15,28 @@ import optbench
 @functools.cache
 def git_state() -> dict[str, Any]:
     """Commit and dirty flag of the source tree, or None for an installed package."""
-    commit = _git("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(_git("status", "--porcelain")) if commit else None}
+    return git_state_of(Path(__file__).parent)
 
 
-def _git(*arguments: str) -> str | None:
-    directory = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *arguments],
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+def git_state_of(directory: Path) -> dict[str, Any]:
+    """Commit and dirty flag of the repository that a folder is in, or None."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                # A status that was cut off would leave its lock in the user's repository.
+                ["git", "--no-optional-locks", *arguments],
+                cwd=directory,
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain")) if commit else None}
 
 
 def versions() -> dict[str, str | None]:
