@@ -123,9 +123,11 @@ def the_driver(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
 
 
 def a_worker(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
-    """The one that began a run last."""
-    last = study.events()[-1]
-    return last.pid if last.what == "begin" else None
+    """The one that began a run last, if it still lives: its number may be another's by now."""
+    for last in study.events()[-1:]:
+        if last.what == "begin" and last.pid in processes_of(driver.pid):
+            return last.pid
+    return None
 
 
 @dataclass(slots=True)
@@ -181,7 +183,7 @@ def disturb(study: TinyStudy, victim: Victim, moments: int, seed: int) -> Distur
 
 
 def _kills(pid: int) -> bool:
-    """Whether there was such a process; it may just have ended, or been killed before."""
+    """Whether there was such a process; it may just have ended."""
     try:
         os.kill(pid, 9)
     except ProcessLookupError:
@@ -220,12 +222,12 @@ def _sleeps(driver: subprocess.Popen[str], seconds: float) -> bool:
 def _left_by(session: int) -> list[int]:
     """Processes of a session whose leader has ended, after they had time to notice."""
     deadline = time.monotonic() + 30
-    while (left := _processes_of(session)) and time.monotonic() < deadline:
+    while (left := processes_of(session)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 
 
-def _processes_of(session: int) -> list[int]:
+def processes_of(session: int) -> list[int]:
     found: list[int] = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
