@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 SETTINGS = ("train", "--optimizer", "lion", "--size", "d32", "--ratio", "0.3")
 
 
@@ -22,6 +24,7 @@ def record_of(store: Path) -> dict[str, object]:
     return json.loads(line)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_its_checkpoints_go_when_its_record_comes(
     tmp_path: Path,
 ) -> None:
