@@ -201,7 +201,7 @@ class RayExecutor:
                 "No machine of the cluster can carry out the runs:\n"
                 + "\n".join(self._refused.values())
             )
-        if before and not self._room and not self._slots:
+        if before and not self._room and self._slots == self._starting:
             log.warning("The cluster has no machine with %s left. Waiting for one.", self._share)
 
     def _assign(self) -> None:
