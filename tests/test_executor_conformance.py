@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import os
 import signal
@@ -15,11 +16,15 @@ from pickle import PicklingError
 from typing import Any
 
 import pytest
+import torch
 
 from optbench.executors import Executor, InlineExecutor, ProcessExecutor
 from optbench.ray_executor import RayExecutor
+from optbench.run import run, use_one_thread
 
 from . import executor_jobs as jobs
+from .builders import TINY_CONFIG
+from .data.synthetic import prepared
 from .ray_here import ROOT, local_ray
 from .waiting import TIMEOUT_S, has_started, is_running, until
 
@@ -132,6 +137,22 @@ def test_closing_waits_for_every_job_and_closing_twice_does_no_harm(
         assert [f.result() for f in futures] == [0, 1, 2, 3, 4]
         executor.close()
         executor.close(cancel=True)
+
+
+def test_a_run_has_the_same_losses_bit_for_bit(make: Make, tmp_path: Path) -> None:
+    corpus = prepared(tmp_path)
+    config = dataclasses.replace(
+        TINY_CONFIG,
+        model=dataclasses.replace(TINY_CONFIG.model, vocab_size=corpus.manifest.vocab_size),
+    ).with_fingerprint(corpus.manifest.fingerprint)
+    threads = torch.get_num_threads()
+    use_one_thread()
+    here = run(config, corpus.directory)
+    torch.set_num_threads(threads)
+    there = make(1, initialize=use_one_thread).submit(run, config, corpus.directory).result(300)
+    assert here.status == "completed", here.error
+    for name in ("train_curve", "val_curve", "val_loss", "test_loss"):
+        assert getattr(there, name) == getattr(here, name)
 
 
 def test_jobs_run_in_other_processes_that_live_on(one_worker: Executor) -> None:

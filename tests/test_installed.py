@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import optbench
-from optbench.installed import difference, git_state, versions
+from optbench.installed import difference, git_state, other_commit, versions
 
 HERE = {"optbench": "0.3.0", "commit": "abc", "torch": "2.13.0"}
 
@@ -33,18 +33,25 @@ def test_they_are_read_without_torch() -> None:
     [
         (HERE, ""),
         ({**HERE, "commit": None}, ""),
+        ({**HERE, "commit": "def"}, ""),
         (
             {**HERE, "torch": "2.12.1"},
             "it has torch 2.12.1 (the driver has 2.13.0). Install the same on every machine.",
         ),
         (
-            {**HERE, "optbench": "0.2.0", "commit": "def"},
-            "it has optbench 0.2.0 (the driver has 0.3.0), commit def (the driver has abc). "
+            {**HERE, "optbench": "0.2.0", "torch": "2.12.1"},
+            "it has optbench 0.2.0 (the driver has 0.3.0), torch 2.12.1 (the driver has 2.13.0). "
             "Install the same on every machine.",
         ),
-        ({}, "it has optbench None (the driver has 0.3.0), torch None (the driver has 2.13.0). "
-         "Install the same on every machine."),
     ],
-)  # fmt: skip
+)
 def test_a_difference_is_told_with_both_versions(there: dict[str, str | None], text: str) -> None:
     assert difference(HERE, there) == text
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "commit"),
+    [("abc", "abc", ""), ("abc", "def", "def"), ("abc", None, ""), (None, "def", "")],
+)
+def test_only_two_checkouts_are_compared(here: str | None, there: str | None, commit: str) -> None:
+    assert other_commit({**HERE, "commit": here}, {**HERE, "commit": there}) == commit

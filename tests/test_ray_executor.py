@@ -19,6 +19,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from optbench.installed import versions
 from optbench.ray_cluster import ClusterError
 from optbench.ray_executor import RayExecutor
 
@@ -29,7 +30,7 @@ from .waiting import TIMEOUT_S, has_started, until
 # A node is counted as lost within seconds, instead of the quarter of a minute that Ray takes.
 QUICK_HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 500,
+    "health_check_period_ms": 300,
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 3,
 }
@@ -150,7 +151,7 @@ def test_a_job_that_fells_its_machines_is_given_up(
     )
 
 
-def test_every_worker_sees_its_own_gpus(nodes: Nodes) -> None:
+def test_every_worker_sees_its_own_gpus_and_what_no_machine_has_is_refused(nodes: Nodes) -> None:
     nodes.add(num_cpus=4, num_gpus=2)
     with RayExecutor(initialize=jobs.nothing) as executor:
         assert executor.num_workers == 2  # as many as GPUs
@@ -161,16 +162,12 @@ def test_every_worker_sees_its_own_gpus(nodes: Nodes) -> None:
         assert executor.submit(jobs.visible_gpus).result(TIMEOUT_S) == "0,1"
     with RayExecutor(initialize=jobs.nothing, gpus_per_run=0.5) as executor:
         assert executor.num_workers == 4
-
-
-def test_what_no_machine_has_is_refused(nodes: Nodes) -> None:
-    nodes.add(num_cpus=2)
     message = (
-        r"^No machine has 1 CPU and 1 GPU for a run\. The machines have: .*2 CPUs, 0 GPUs.* "
+        r"^No machine has 1 CPU and 3 GPUs for a run\. The machines have: .*4 CPUs, 2 GPUs.* "
         r"--gpus-per-run, or give --workers to wait for machines\.$"
     )
     with pytest.raises(ClusterError, match=message):
-        RayExecutor(initialize=jobs.nothing, gpus_per_run=1)
+        RayExecutor(initialize=jobs.nothing, gpus_per_run=3)
 
 
 def test_a_machine_with_other_versions_is_left_out(
@@ -190,6 +187,20 @@ def test_a_machine_with_other_versions_is_left_out(
     assert "is left out of the runs: it has optbench" in told
     assert told.endswith("(the driver has 0.0.1). Install the same on every machine.")
     assert nodes.alive() >= {first}
+
+
+def test_another_commit_of_the_same_version_is_used_and_told(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes.add()
+    here = versions()
+    if here["commit"] is None:
+        pytest.skip("an installed package has no commit")
+    monkeypatch.setattr("optbench.ray_executor.versions", lambda: {**here, "commit": "abc"})
+    with RayExecutor(initialize=jobs.nothing) as executor:
+        assert executor.submit(jobs.square, 3).result(TIMEOUT_S) == 9
+    (told,) = caplog.messages
+    assert f"works with commit {here['commit']}, the driver with abc" in told
 
 
 def test_one_machine_with_other_versions_does_not_stop_the_others(nodes: Nodes) -> None:

@@ -47,16 +47,24 @@ def versions() -> dict[str, str | None]:
 
 
 def difference(here: Mapping[str, str | None], there: Mapping[str, str | None]) -> str:
-    """In words, how the versions on another machine differ; empty if they do not.
+    """In words, how another machine's versions differ; empty if only its commit does, or nothing.
 
-    An installed package has no commit, so only two checkouts are compared by theirs.
+    A commit is told by :func:`other_commit`: a checkout may well move on while a study runs in it.
     """
     differing = [
         f"{name} {there.get(name)} (the driver has {version})"
         for name, version in here.items()
-        if version != there.get(name)
-        and not (name == "commit" and None in (version, there.get(name)))
+        if name != "commit" and version != there.get(name)
     ]
     if not differing:
         return ""
     return f"it has {', '.join(differing)}. Install the same on every machine."
+
+
+def other_commit(here: Mapping[str, str | None], there: Mapping[str, str | None]) -> str:
+    """The commit of another machine's checkout if it is not the one here, else empty.
+
+    An installed package has no commit, so only two checkouts are compared.
+    """
+    theirs = there.get("commit")
+    return theirs if theirs and here.get("commit") not in (None, theirs) else ""

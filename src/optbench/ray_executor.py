@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from optbench.executors import Answer
-from optbench.installed import difference, versions
+from optbench.installed import difference, other_commit, versions
 from optbench.ray_cluster import Cluster, ClusterError, Home
 
 R = TypeVar("R")
@@ -47,8 +47,9 @@ class RayExecutor:
     What a job's function raises is not retried.
 
     Machines that join the cluster are used as soon as they are there, unless ``num_workers`` limits
-    the workers. A machine whose optbench or torch is another one than the driver's is left out,
-    with a warning; if no other is left, every job raises that as a ``ClusterError``.
+    the workers. A machine whose optbench or torch has another version than the driver's is left
+    out, with a warning; if no other is left, every job raises that as a ``ClusterError``. Another
+    commit of the same version is used, with a warning.
 
     Args:
         num_workers: jobs at a time; None is what the cluster has room for. More than there is room
@@ -107,6 +108,7 @@ class RayExecutor:
         self._starting: set[_Slot] = set()
         self._idle: list[_Slot] = []
         self._refused: dict[str, str] = {}
+        self._told_commits: set[str] = set()
         self._looked_at = time.monotonic()
         self._dispatcher = threading.Thread(
             target=self._dispatch, name="ray dispatcher", daemon=True
@@ -199,7 +201,7 @@ class RayExecutor:
                 "No machine of the cluster can carry out the runs:\n"
                 + "\n".join(self._refused.values())
             )
-        if before and not self._room and not self._slots:
+        if before and not self._room and self._slots == self._starting:
             log.warning("The cluster has no machine with %s left. Waiting for one.", self._share)
 
     def _assign(self) -> None:
@@ -252,6 +254,7 @@ class RayExecutor:
             return
         slot.home = home = Home(**outcome.result())
         if not (problem := home.problem or difference(self._code, home.code)):
+            self._tell_commit(home)
             self._when_done(slot.worker.initialize.remote(self._initialize), self._ready, slot)
             return
         self._discard(slot)
@@ -259,6 +262,17 @@ class RayExecutor:
             self._refused[home.node_id] = f"- {home.host}: {problem}"
             log.warning("%s is left out of the runs: %s", home.host, problem)
         self._looked_at = 0.0
+
+    def _tell_commit(self, home: Home) -> None:
+        commit = other_commit(self._code, home.code)
+        if commit and commit not in self._told_commits:
+            self._told_commits.add(commit)
+            log.warning(
+                "%s works with commit %s, the driver with %s; each run's record says its own.",
+                home.host,
+                commit,
+                self._code["commit"],
+            )
 
     def _ready(self, slot: _Slot, outcome: Future[Any]) -> None:
         if (error := outcome.exception()) is not None:
@@ -293,8 +307,8 @@ class RayExecutor:
         self._discard(slot)
         if (submission := slot.submission or self._next()) is None:
             return
-        reachable = not self._cluster.is_unreachable(error)
-        submission.losses.append(_Loss(slot.home, reachable, self._cluster.reason(error)))
+        home = None if self._cluster.is_unreachable(error) else slot.home
+        submission.losses.append(_Loss(home, self._cluster.reason(error)))
         if not self._hopeless(submission):
             self._queue.appendleft(submission)
             return
@@ -324,7 +338,7 @@ class RayExecutor:
         return [
             loss
             for loss in submission.losses
-            if loss.reachable and loss.home is not None and loss.home.node_id in alive
+            if loss.home is not None and loss.home.node_id in alive
         ]
 
     def _broken(self, submission: _Submission) -> BrokenProcessPool:
@@ -356,10 +370,9 @@ class RayExecutor:
 
 @dataclass(frozen=True, slots=True)
 class _Loss:
-    """A worker that ended: where it lived, if it had got that far, and what Ray says of it."""
+    """A worker that ended: where it lived, if that is known and in reach, and what Ray says."""
 
     home: Home | None
-    reachable: bool
     reason: str
 
 

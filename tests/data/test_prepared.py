@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from optbench.data.preparation import prepare_mixture
 from optbench.data.prepared import (
     batches_of,
     choose_vocabulary,
+    directory_here,
     list_prepared,
     open_named,
     open_prepared,
@@ -121,6 +124,32 @@ def test_a_run_trains_on_a_mixture_and_knows_its_fingerprint(cache: Path) -> Non
     assert record.status == "completed", record.error
     other = run(config.with_fingerprint("0" * 16), corpus.directory)
     assert "was configured for 0000000000000000" in other.error
+
+
+def test_a_machine_that_lacks_the_corpus_folder_looks_into_its_own_cache(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Path("/of/the/driver/toy-v300")
+    monkeypatch.setenv("OPTBENCH_CACHE", str(cache))
+    assert directory_here(cache / "torn-v9", "toy", 300) == cache / "torn-v9"  # as it was asked for
+    assert directory_here(elsewhere, "toy", 300) == cache / "toy-v300"
+    message = (
+        f"^There is no {elsewhere} on {re.escape(socket.gethostname())}. The corpus 'mix' with .* "
+        r"optbench data prepare mix .* Or keep the cache on a disk that every machine sees, and "
+        r"name it in OPTBENCH_CACHE\.$"
+    )
+    with pytest.raises(DataError, match=message):
+        directory_here(elsewhere, "mix", 300)
+
+
+def test_nano_is_prepared_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setenv("OPTBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("optbench.data.prepared.prepare", lambda *given: asked.append(given[:3]))
+    assert directory_here(Path("/of/the/driver"), "nano", 512) == tmp_path / "nano-v512"
+    assert asked == [("nano", 512, tmp_path)]
 
 
 def test_a_corpus_is_asked_for_by_a_name(cache: Path) -> None:
