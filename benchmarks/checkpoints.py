@@ -25,16 +25,16 @@ from typing import Any
 
 import torch
 
-from optbench.checkpoint import place_of
-from optbench.checkpoint_manifest import Manifest, rank_file
-from optbench.checkpoint_writer import CheckpointWriter
+from optbench.checkpoints.checkpoint import place_of
+from optbench.checkpoints.loop_state import LoopState
+from optbench.checkpoints.manifest import Manifest, rank_file
+from optbench.checkpoints.training_state import snapshot
+from optbench.checkpoints.writer import CheckpointWriter
 from optbench.config import ModelConfig
-from optbench.loop_state import LoopState
 from optbench.model import Llama
 from optbench.optimizers import AdamW, parameter_groups
 from optbench.run import environment, use_one_thread
 from optbench.tensor_file import write_tensors
-from optbench.training_state import snapshot
 
 SEQ_LEN = 64
 KINDS = ("none", "none again", "synchronous", "asynchronous")

@@ -39,7 +39,7 @@ from optbench.store import RunRecord, Status
 from optbench.trainer import Progress, TrainResult, train
 
 if TYPE_CHECKING:
-    from optbench.checkpoint_keeper import CheckpointKeeper
+    from optbench.checkpoints.keeper import CheckpointKeeper
 
 
 def run(
@@ -61,7 +61,7 @@ def run(
             run has none.
         execution: how the device is used, or how many are; no part of what the run is.
         checkpoints: a folder or an fsspec URL, where the run keeps its state from time to time and
-            from where it goes on if it was interrupted (see :mod:`optbench.checkpoint`).
+            from where it goes on if it was interrupted (:mod:`optbench.checkpoints`).
     """
     started = _Start.now()
     try:
@@ -192,9 +192,9 @@ def _kept(
     if root is None:
         yield None
         return
-    from optbench.checkpoint import place_of  # fsspec is slow to import
-    from optbench.checkpoint_keeper import CheckpointKeeper
-    from optbench.training_state import Seat
+    from optbench.checkpoints.checkpoint import place_of  # fsspec is slow to import
+    from optbench.checkpoints.keeper import CheckpointKeeper
+    from optbench.checkpoints.training_state import Seat
 
     place, seat = place_of(root, config.run_id), Seat(ranks.rank, ranks.size)
     keeper = CheckpointKeeper(

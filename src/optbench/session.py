@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from optbench.analysis.summary import summarise
 from optbench.analysis.units import format_seconds
 from optbench.bench import OptimizerCost, measure_interleaved, measure_optimizer
-from optbench.checkpoint_root import CheckpointRoot
+from optbench.checkpoints.root import CheckpointRoot
 from optbench.config import ConfigError, RunConfig
 from optbench.data.corpus import NANO
 from optbench.data.document_shards import MixtureManifest

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from optbench.accumulation import Accumulation
+from optbench.checkpoints.loop_state import Keeper, LoopState
 from optbench.config import CLIPPED_ROLES, ClipScope, RunConfig
-from optbench.loop_state import Keeper, LoopState
 from optbench.micro_batches import Batch
 from optbench.model import Llama
 from optbench.optimizers import CurvatureOptimizer

@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from optbench.checkpoint import Place
-from optbench.checkpoint_manifest import Manifest, rank_file
+from optbench.checkpoints.checkpoint import Place
+from optbench.checkpoints.manifest import Manifest, rank_file
 from optbench.tensor_file import StreamFacts, write_tensors
 
 T = TypeVar("T")

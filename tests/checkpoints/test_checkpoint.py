@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from optbench.checkpoint import discard, discard_finished, place_of
-from optbench.checkpoint_manifest import CheckpointError, Manifest, rank_file
+from optbench.checkpoints.checkpoint import discard, discard_finished, place_of
+from optbench.checkpoints.manifest import CheckpointError, Manifest, rank_file
 from optbench.tensor_file import StreamFacts, write_tensors
 
 from .checkpointed_runs import Part, Runs, assert_bit_equal, config_of, undisturbed

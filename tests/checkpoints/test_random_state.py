@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from optbench.random_state import RandomState
+from optbench.checkpoints.random_state import RandomState
 
 
 def draws() -> list[float]:

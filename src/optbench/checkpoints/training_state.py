@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from optbench.checkpoints.loop_state import LoopState
+from optbench.checkpoints.plain_state import PlainError, from_plain, tensor_names, to_plain
+from optbench.checkpoints.random_state import RandomState
 from optbench.config import UserError
-from optbench.loop_state import LoopState
-from optbench.plain_state import PlainError, from_plain, tensor_names, to_plain
-from optbench.random_state import RandomState
 
 Facts: TypeAlias = Mapping[str, Any]
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -156,7 +156,7 @@ class SavedState:
     """The facts of all ranks that wrote a checkpoint, as one of those sees them that read it.
 
     Args:
-        facts: in rank order, checked (see :mod:`optbench.training_state_checks`).
+        facts: in rank order, checked (see :mod:`optbench.checkpoints.state_checks`).
         seat: of the reader.
     """
 

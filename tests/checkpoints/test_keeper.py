@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from optbench.checkpoint import place_of
-from optbench.checkpoint_keeper import CheckpointKeeper
+from optbench.checkpoints.checkpoint import place_of
+from optbench.checkpoints.keeper import CheckpointKeeper
+from optbench.checkpoints.training_state import TrainingStateError, held_names
 from optbench.config import RunConfig
 from optbench.execution import Execution
 from optbench.model import Llama
 from optbench.optimizers import OPTIMIZERS
-from optbench.training_state import TrainingStateError, held_names
 
 from .checkpointed_runs import Runs, assert_bit_equal, config_of, undisturbed
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
-from optbench import checkpoint_writer as module
-from optbench.checkpoint import Place, place_of
-from optbench.checkpoint_manifest import Manifest
-from optbench.checkpoint_writer import CheckpointWriter
+from optbench.checkpoints import writer as module
+from optbench.checkpoints.checkpoint import Place, place_of
+from optbench.checkpoints.manifest import Manifest
+from optbench.checkpoints.writer import CheckpointWriter
 from optbench.execution import Execution
 from optbench.tensor_file import StreamFacts
 

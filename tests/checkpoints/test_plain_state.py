@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from optbench.plain_state import PlainError, from_plain, tensor_names, to_plain
+from optbench.checkpoints.plain_state import PlainError, from_plain, tensor_names, to_plain
 
 
 def test_nested_state_survives_json_with_its_types() -> None:

@@ -22,7 +22,7 @@ from typing import IO, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from optbench.checkpoint_manifest import MANIFEST, CheckpointError, Manifest, rank_file
+from optbench.checkpoints.manifest import MANIFEST, CheckpointError, Manifest, rank_file
 from optbench.durable import flush_to_disk
 from optbench.tensor_file import StreamFacts, TensorFileError, TensorStream
 

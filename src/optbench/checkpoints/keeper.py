@@ -15,14 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optbench.checkpoint import Place, naming
-from optbench.checkpoint_manifest import rank_file
-from optbench.checkpoint_writer import CheckpointWriter, Gather, alone
-from optbench.config import UserError
-from optbench.execution import Execution
-from optbench.loop_state import LoopState
-from optbench.random_state import RandomState
-from optbench.training_state import (
+from optbench.checkpoints.checkpoint import Place, naming
+from optbench.checkpoints.loop_state import LoopState
+from optbench.checkpoints.manifest import rank_file
+from optbench.checkpoints.random_state import RandomState
+from optbench.checkpoints.state_checks import check_saved
+from optbench.checkpoints.training_state import (
     ONLY,
     SavedState,
     Seat,
@@ -30,7 +28,9 @@ from optbench.training_state import (
     load_model,
     snapshot,
 )
-from optbench.training_state_checks import check_saved
+from optbench.checkpoints.writer import CheckpointWriter, Gather, alone
+from optbench.config import UserError
+from optbench.execution import Execution
 
 _LOG = logging.getLogger(__name__)
 # With several ranks the clock is asked every so many steps, because asking is a collective.
@@ -86,7 +86,7 @@ class CheckpointKeeper:
     """The checkpoints of one run, for one rank of it.
 
     Args:
-        place: where they lie (see :func:`optbench.checkpoint.place_of`).
+        place: where they lie (see :func:`optbench.checkpoints.checkpoint.place_of`).
         execution: how often one is kept.
         num_steps: of the whole run.
         seat: which rank this is.

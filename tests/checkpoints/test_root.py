@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from optbench.checkpoint_manifest import CheckpointError
-from optbench.checkpoint_root import CheckpointRoot
+from optbench.checkpoints.manifest import CheckpointError
+from optbench.checkpoints.root import CheckpointRoot
 from optbench.config import RunConfig
 from optbench.executors import InlineExecutor
 from optbench.store import RunStore
 from optbench.sweep import Sweep, Task
-
-from .builders import config_with_lr, record_of
+from ..builders import config_with_lr, record_of
 
 
 def leave(root: Path, *run_ids: str) -> None:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from optbench.checkpoint import discard, discard_finished, place_of
+from optbench.checkpoints.checkpoint import discard, discard_finished, place_of
 from optbench.store import RunRecord, RunStore
 
 FOLDER = "checkpoints"

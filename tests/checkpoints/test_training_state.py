@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from optbench.checkpoint import place_of
-from optbench.checkpoint_keeper import CheckpointKeeper
+from optbench.checkpoints.checkpoint import place_of
+from optbench.checkpoints.keeper import CheckpointKeeper
+from optbench.checkpoints.loop_state import LoopState
+from optbench.checkpoints.training_state import ONLY, SavedState, Seat, held_names, snapshot
 from optbench.execution import Execution
-from optbench.loop_state import LoopState
 from optbench.model import Llama
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer, parameter_groups
 from optbench.tensor_file import TensorStream
-from optbench.training_state import ONLY, SavedState, Seat, held_names, snapshot
 
 from .checkpointed_runs import MODEL, Cycle
 
@@ -267,7 +267,7 @@ def test_where_one_rank_cannot_read_all_take_the_checkpoint_before_and_none_is_c
 def test_a_rank_that_cannot_write_costs_the_checkpoint_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from optbench.checkpoint import Place
+    from optbench.checkpoints.checkpoint import Place
 
     writers = World(tmp_path, BUILDS["adamw"], 2)
     writers.train(range(3))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.checkpoint import place_of
-from optbench.checkpoint_keeper import CheckpointKeeper
+from optbench.checkpoints.checkpoint import place_of
+from optbench.checkpoints.keeper import CheckpointKeeper
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from optbench.execution import Execution
 from optbench.model import Llama

@@ -15,10 +15,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from optbench.optimizers import BaseOptimizer
-from optbench.plain_state import PlainError, tensor_names, to_plain
-from optbench.tensor_file import TensorSpec
-from optbench.training_state import (
+from optbench.checkpoints.plain_state import PlainError, tensor_names, to_plain
+from optbench.checkpoints.training_state import (
     LOOP_TENSORS,
     Facts,
     SavedState,
@@ -27,6 +25,8 @@ from optbench.training_state import (
     held_names,
     loop_tensor,
 )
+from optbench.optimizers import BaseOptimizer
+from optbench.tensor_file import TensorSpec
 
 Specs: TypeAlias = Mapping[str, TensorSpec]
 # The state of one parameter, of an optimizer that does not say what it needs, takes at most this:
