@@ -236,6 +236,7 @@ def test_no_job_is_lost_or_done_twice_when_nodes_are_killed(nodes: Nodes, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_no_job_is_lost_or_done_twice_when_fifty_nodes_are_killed(
     nodes: Nodes, tmp_path: Path
 ) -> None:

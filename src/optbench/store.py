@@ -9,6 +9,8 @@ A store is a directory::
     weights         final weights of runs, where any were kept
     ended           records that the driver has not stored yet (see :mod:`optbench.ended`)
     failed          of runs that failed on every attempt, a text file each with the whole error
+    checkpoints     of runs that are going on (see :mod:`optbench.checkpoints`)
+    sinks, sinks.log  copies for looking at, and their troubles (see :mod:`optbench.sinks`)
     lock            who is writing, and that it lives (see :mod:`optbench.store_lock`)
 
 A line is appended in one write and flushed to the disk before the run counts as finished. A last

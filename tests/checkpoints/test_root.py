@@ -11,6 +11,7 @@ from optbench.config import RunConfig
 from optbench.executors import InlineExecutor
 from optbench.store import RunStore
 from optbench.sweep import Sweep, Task
+
 from ..builders import config_with_lr, record_of
 
 

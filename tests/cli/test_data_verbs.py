@@ -110,6 +110,22 @@ def test_an_interruption_says_what_is_kept_and_how_to_go_on(
     assert data("prepare", str(recipe), "--cache", str(cache), "--workers", "1").exit_code == 0
 
 
+def test_an_interrupted_nano_corpus_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("optbench.data.shards._build", interrupted)
+    found = data("prepare", "nano", "--cache", str(tmp_path))
+    assert found.exit_code == 130
+    assert (
+        f"Interrupted. Nothing of it is kept in {tmp_path}; the same command begins again, which "
+        f"takes less than a minute." in found.output
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def interrupted_after(rounds: int) -> Callable[[Any], object]:
     from optbench.data.preparation import _Round
 

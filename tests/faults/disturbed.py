@@ -6,6 +6,7 @@ process is another such function.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from optbench.store import RunStore
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0  # a busy machine
 DONE, GIVEN_UP, REFUSED = 0, 1, 2
+TWO_RANKS = ("--devices-per-run", "2", "--checkpoint-minutes", "0.001")
 TEXT = """
 name = "tiny"
 baseline = "adamw"
@@ -65,10 +67,12 @@ class TinyStudy:
 
     Args:
         workers: runs at a time.
+        options: of ``optbench run``, besides.
     """
 
     folder: Path
     workers: int = 1
+    options: tuple[str, ...] = ()
 
     @property
     def store(self) -> Path:
@@ -84,7 +88,7 @@ class TinyStudy:
         """A driver as its own session, so that its processes can be told from others."""
         return subprocess.Popen(
             [sys.executable, "-m", "tests.faults.driver", "run", str(self.file()), "--out",
-             str(self.store), "--workers", str(self.workers)],
+             str(self.store), "--workers", str(self.workers), *self.options],
             cwd=ROOT,
             env={**os.environ, "OPTBENCH_TEST_EVENTS": str(self._events), **(faults or {})},
             stdout=subprocess.PIPE,
@@ -130,6 +134,18 @@ def a_worker(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
     return None
 
 
+def a_rank(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
+    """One of the processes that carry out a run together; not their worker, not their agent."""
+    ranks = [pid for pid in processes_of(driver.pid) if "rank_process" in _command_of(pid)]
+    return max(ranks, default=None)
+
+
+def _command_of(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
 @dataclass(slots=True)
 class Disturbance:
     """What was done to a study.
@@ -151,11 +167,13 @@ class Disturbance:
     output: str = ""
 
 
-def disturb(study: TinyStudy, victim: Victim, moments: int, seed: int) -> Disturbance:
+def disturb(
+    study: TinyStudy, victim: Victim, moments: int, seed: int, run_s: float = 0.4
+) -> Disturbance:
     """Kill a study's victim at random moments, so many times at most, and let it come to its end.
 
     A moment is a random number of events after the driver's start or the last kill, and a random
-    part of a run's time behind that; one in ten is before anything has begun.
+    part of a run's time, `run_s`, behind that; one in ten is before anything has begun.
     """
     rng, done = random.Random(seed), Disturbance()
     code: int | None = None
@@ -164,7 +182,7 @@ def disturb(study: TinyStudy, victim: Victim, moments: int, seed: int) -> Distur
         seen = len(study.events())
         driver = study.start()
         done.lives += 1
-        while len(done.killed) < moments and _wait_for_moment(study, driver, rng):
+        while len(done.killed) < moments and _wait_for_moment(study, driver, rng, run_s):
             if (pid := victim(driver, study)) is not None and _kills(pid):
                 done.killed.append(pid)
             if pid == driver.pid:
@@ -201,7 +219,9 @@ def _lost_answers(events: list[Event], killed: list[int]) -> list[str]:
     ]
 
 
-def _wait_for_moment(study: TinyStudy, driver: subprocess.Popen[str], rng: random.Random) -> bool:
+def _wait_for_moment(
+    study: TinyStudy, driver: subprocess.Popen[str], rng: random.Random, run_s: float
+) -> bool:
     """Whether the moment came before the driver's end."""
     if rng.random() < 0.1:
         return _sleeps(driver, rng.uniform(0.0, 4.0))
@@ -211,7 +231,7 @@ def _wait_for_moment(study: TinyStudy, driver: subprocess.Popen[str], rng: rando
         if driver.poll() is not None or time.monotonic() > deadline:
             return False
         time.sleep(0.01)
-    return _sleeps(driver, rng.uniform(0.0, 0.4))
+    return _sleeps(driver, rng.uniform(0.0, run_s))
 
 
 def _sleeps(driver: subprocess.Popen[str], seconds: float) -> bool:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from tests.faults.disturbed import (
+    TWO_RANKS,
     Disturbance,
     TinyStudy,
     Victim,
+    a_rank,
     a_worker,
     disturb,
     outcome,
@@ -85,3 +87,18 @@ def test_a_worker_may_be_killed_at_fifty_moments(
     tmp_path: Path, undisturbed: Mapping[str, Any]
 ) -> None:
     assert kills(disturb_often(tmp_path, a_worker, undisturbed)) == MANY
+
+
+@pytest.mark.slow
+@pytest.mark.endurance
+def test_a_rank_may_be_killed_at_fifty_moments(
+    tmp_path: Path, undisturbed_on_two_ranks: Mapping[str, Any]
+) -> None:
+    killed = 0
+    while killed < MANY:
+        study = TinyStudy(tmp_path / f"after {killed}", options=TWO_RANKS)
+        study.folder.mkdir()
+        done = disturb(study, a_rank, MANY - killed, seed=killed, run_s=4.0)
+        check(study, done, undisturbed_on_two_ranks)
+        assert done.lives == 1  # the run's own agent starts its ranks again
+        killed += len(done.killed)

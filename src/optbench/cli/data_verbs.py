@@ -162,8 +162,15 @@ def _prepare_nano(vocab_size: int | None, cache: Path) -> Manifest:
     from optbench.data.shards import prepare as prepare_nano
     from optbench.data.unfinished import errors_of_cache
 
-    with errors_of_cache(cache), _Bar() as on_progress:
-        return prepare_nano(NANO, vocab_size or NANO_VOCAB_SIZE, cache, on_progress)
+    try:
+        with errors_of_cache(cache), _Bar() as on_progress:
+            return prepare_nano(NANO, vocab_size or NANO_VOCAB_SIZE, cache, on_progress)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nInterrupted. Nothing of it is kept in {cache}; the same command begins again, "
+            f"which takes less than a minute."
+        )
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _report(manifest: Manifest | MixtureManifest, cache: Path, note: str = "") -> None:
