@@ -19,7 +19,7 @@ from optbench.data.corpus import NANO
 from optbench.data.shards import corpus_dir, default_cache_dir
 from optbench.execution import Execution
 from optbench.run import run, use_one_thread
-from optbench.session import single_run_config
+from optbench.single_run import single_run_config
 from optbench.store import RunRecord
 
 

@@ -140,7 +140,7 @@ def measure_training(workers: int, runs: int) -> dict[str, float]:
     """Real runs, as short as they get."""
     from optbench.data.shards import corpus_dir, default_cache_dir
     from optbench.run import run, use_one_thread
-    from optbench.session import single_run_config
+    from optbench.single_run import single_run_config
 
     corpus = corpus_dir("nano", 1024, default_cache_dir())
     plain = single_run_config("adamw", size="d32", ratio=0.05, settings={"batch_size": 8}, seed=0)

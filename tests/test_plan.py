@@ -33,7 +33,7 @@ from optbench.plan import (
     refuse_long_measurements,
 )
 from optbench.planned_runs import PlannedRuns, planned_runs
-from optbench.session import single_run_config
+from optbench.single_run import single_run_config
 from optbench.study_file import find_study, read_study
 
 

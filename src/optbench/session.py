@@ -11,43 +11,36 @@ import datetime
 import functools
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from optbench.analysis.summary import summarise
 from optbench.analysis.units import format_seconds
-from optbench.bench import OptimizerCost, measure_interleaved, measure_optimizer
+from optbench.bench import measure_interleaved
 from optbench.checkpoints.root import CheckpointRoot
-from optbench.config import ConfigError, RunConfig
-from optbench.data.corpus import NANO
+from optbench.config import ConfigError
+from optbench.corpus_at_start import check_corpus, prepared_corpus
 from optbench.data.document_shards import MixtureManifest
-from optbench.data.prepared import open_named, open_prepared, too_small_for
-from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
+from optbench.data.shards import Manifest, corpus_dir, default_cache_dir
 from optbench.devices import Rental
 from optbench.ended import train_once
 from optbench.execution import PLAIN, Execution
 from optbench.executor_choice import ExecutorChoice
 from optbench.executors import Executor
-from optbench.optimizers import OPTIMIZERS
 from optbench.plan import Plan, PlanTotals, make_plan, plan_for, refuse_long_measurements
 from optbench.planned_runs import planned_runs
+from optbench.printing import say
 from optbench.progress import Kind, StudyProgress
-from optbench.repetition import repetition_warning
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
-from optbench.run import device_problems, environment, run, use_one_thread
-from optbench.single_run import single_run_config
+from optbench.run import device_problems, environment, run
 from optbench.sinks.study_sinks import StudySinks
-from optbench.space import Value
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
-from optbench.study_config import StudyConfig, run_problems, smallest_batch
+from optbench.study_config import StudyConfig, smallest_batch
 from optbench.sweep import Budget, BudgetSpentError, Job, RunError, Sweep
-from optbench.trainer import Progress as RunProgress
 from optbench.winner_weights import (
     confirmation_seeds,
     keeping_weights,
@@ -109,7 +102,7 @@ def run_study(
     place = CheckpointRoot.of(out, sitting.checkpoints)
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
     check_corpus(manifest, [kind.example for kind in planned_runs(config)], console)
-    with RunStore.open(out, functools.partial(_say, console)) as store:
+    with RunStore.open(out, functools.partial(say, console)) as store:
         place.discard_finished(store)
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
@@ -125,9 +118,9 @@ def run_study(
             )
             raise SystemExit(INTERRUPTED) from None
         except BudgetSpentError as error:
-            _say(console, str(error))
+            say(console, str(error))
         except RunError as error:
-            _say(console, str(error))
+            say(console, str(error))
             failed = True
         summary = summarise(store)
         write_report(summary, store, out / "report.html")
@@ -138,18 +131,13 @@ def run_study(
         raise SystemExit(1)
 
 
-def _say(console: Console, text: str) -> None:
-    """Print a message as it is; a terminal breaks its lines, nothing else does."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def _announce_weights(study: Study, console: Console) -> None:
     """How many weights there will be, and which runs that are there already lack theirs."""
     store, seeds = study.store, confirmation_seeds(study.config.protocol)
     said = [prepare_to_keep(store.directory, planned_runs(study.config))]
     if lacking := without_weights(store.records.values(), store.directory, seeds):
         said.append(lacking_text(lacking, store.directory))
-    _say(console, "\n".join(said))
+    say(console, "\n".join(said))
 
 
 def _train(
@@ -260,165 +248,6 @@ def plan_study(config: StudyConfig, executor: ExecutorChoice, rental: Rental | N
     with executor.opened() as workers:
         refuse_long_measurements(planned, workers)
         return make_plan(planned, workers)
-
-
-def train_one(
-    config: RunConfig,
-    directory: Path,
-    console: Console,
-    *,
-    keep_weights: bool = False,
-    execution: Execution = PLAIN,
-    checkpoints: str | None = None,
-) -> RunRecord:
-    """Train one run with a progress bar and keep its record; a run already there is not repeated.
-
-    Args:
-        keep_weights: keep the final weights too. A run that is there without them is trained
-            again for them; its record stays as it is.
-        execution: how the device is used.
-        checkpoints: where the run keeps its own, a folder or an fsspec URL; None = a folder in
-            ``directory``.
-
-    Raises:
-        CheckpointError: no checkpoint can be kept there.
-        ConfigError: the configuration cannot be run.
-        WeightsError: the weights cannot be written where they belong.
-    """
-    if problems := run_problems(config) + device_problems(execution, config.batch_size):
-        raise ConfigError(problems)
-    place = CheckpointRoot.of(directory, checkpoints)
-    manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
-    check_corpus(manifest, [config], console)
-    config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
-    with RunStore.open(directory, functools.partial(_say, console)) as store:
-        weights = _place_for_weights(directory, config.run_id) if keep_weights else None
-        if known := store.finished(config.run_id):
-            lacks_weights = weights is not None and not weights.exists()
-            console.print(_known_run(known, directory, lacks_weights), highlight=False)
-            if not lacks_weights or known.status == "diverged":
-                return known
-        use_one_thread()
-        corpus = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
-        ) as bar:
-            task = bar.add_task(f"{config.optimizer.name}", total=config.num_steps)
-
-            def show(at: RunProgress) -> None:
-                description = f"step {at.step} of {at.num_steps}, training loss {at.train_loss:.3f}"
-                bar.update(task, completed=at.step, description=description)
-
-            record = run(config, corpus, show, weights, execution, place.root)
-        if known is None:
-            store.append(record)
-            place.discard(record)
-        elif record.status == "completed":
-            place.discard(record)
-            console.print(_repetition(known, record), highlight=False)
-    return record
-
-
-def _place_for_weights(directory: Path, run_id: str) -> Path:
-    """Where they will be, in a folder that is there and can be written to."""
-    from optbench.weights import make_folder, weights_file  # most runs keep nothing
-
-    path = weights_file(directory, run_id)
-    make_folder(path)
-    return path
-
-
-def _known_run(known: RunRecord, directory: Path, lacks_weights: bool) -> str:
-    """What is said of a run that is asked for again."""
-    there = f"Run {known.run_id} is in {directory} already"
-    if not lacks_weights:
-        return f"{there}."
-    if known.status == "diverged":
-        return f"{there}; it diverged, so it has no final weights."
-    return f"{there}, but without its weights: it is trained again for them, its record stays."
-
-
-def _repetition(known: RunRecord, repeated: RunRecord) -> str:
-    """Whether training again gave the same, which only the same software and processor promise."""
-    if known.test_loss == repeated.test_loss:
-        return f"The weights are kept; the test loss is that of the record, {known.test_loss:.4f}."
-    return (
-        f"The weights are kept, but they are not quite those of the record: their test loss is "
-        f"{repeated.test_loss:.6f}, the record's is {known.test_loss:.6f}. Other software or "
-        f"another processor rounds differently."
-    )
-
-
-def bench_optimizers(
-    size: str, batch_size: int, optimizers: Sequence[str], console: Console
-) -> list[OptimizerCost]:
-    """Measure optimizers one after another, each within training steps of a model of this size.
-
-    Raises:
-        ConfigError: unknown optimizer or size.
-    """
-    names = list(optimizers) or list(OPTIMIZERS)
-    settings: dict[str, Value] = {"batch_size": batch_size}
-    configs = [
-        single_run_config(name, size=size, ratio=None, settings=settings, seed=0) for name in names
-    ]
-    use_one_thread()
-    costs: list[OptimizerCost] = []
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as bar:
-        task = bar.add_task("", total=len(configs))
-        for config in configs:
-            bar.update(task, description=f"{config.optimizer.name:<10}")
-            costs.append(measure_optimizer(config))
-            bar.advance(task)
-    return costs
-
-
-def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest | MixtureManifest:
-    """The manifest of a corpus; nano is prepared first (with a progress bar) if need be.
-
-    Raises:
-        DataError: another corpus is not prepared; only its user knows whether to fetch it now.
-    """
-    cache = default_cache_dir()
-    if corpus != NANO:
-        return open_named(corpus, vocab_size, cache).manifest
-    if corpus_dir(corpus, vocab_size, cache).exists():
-        return prepare(corpus, vocab_size, cache, lambda _what, _share: None)
-    console.print(f"Preparing the {corpus} corpus in {cache} (once, under a minute).")
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as bar:
-        task = bar.add_task("reading", total=1.0)
-        return prepare(
-            corpus,
-            vocab_size,
-            cache,
-            lambda what, share: bar.update(task, completed=share, description=what),
-        )
-
-
-def check_corpus(
-    manifest: Manifest | MixtureManifest, configs: Sequence[RunConfig], console: Console
-) -> None:
-    """Check before anything trains that the corpus has the windows and tokens that runs read.
-
-    Text that is read too often is said.
-
-    Raises:
-        ConfigError: with what is too small.
-    """
-    corpus = open_prepared(corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir()))
-    problems = [
-        problem
-        for seq_len, eval_tokens, test_tokens in sorted(
-            {(one.model.seq_len, one.eval_tokens, one.test_tokens) for one in configs}
-        )
-        for problem in too_small_for(
-            corpus, seq_len=seq_len, eval_tokens=eval_tokens, test_tokens=test_tokens
-        )
-    ]
-    if problems:
-        raise ConfigError(problems)
-    if warning := repetition_warning(corpus, configs):
-        console.print(warning, markup=False, highlight=False)
 
 
 def _now() -> str:

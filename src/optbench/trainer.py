@@ -11,9 +11,9 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from optbench.accumulation import Accumulation
+from optbench.batch_sources import Batches, DocumentBatches, WithDocuments
 from optbench.checkpoints.loop_state import Keeper, LoopState
 from optbench.config import CLIPPED_ROLES, ClipScope, RunConfig
 from optbench.micro_batches import Batch
@@ -32,59 +33,6 @@ from optbench.schedule import lr_factor
 DIVERGED_FACTOR = 1.5  # a training loss above 1.5 · ln(V) is worse than knowing nothing
 CURVE_POINTS = 50
 NOISE_SEEDS_PER_RUN = 2**32
-
-
-class Batches(Protocol):
-    """Training batches addressed by step, and fixed evaluation batches."""
-
-    def batch(self, step: int, *, seed: int, batch_size: int, seq_len: int) -> NDArray[np.int64]:
-        """Token ids (batch_size, seq_len + 1) of one step."""
-        ...
-
-    def eval_batches(
-        self,
-        split: Literal["validation", "test"],
-        *,
-        num_tokens: int,
-        batch_size: int,
-        seq_len: int,
-    ) -> Iterable[NDArray[np.int64]]:
-        """The same token ids every time."""
-        ...
-
-
-class WithDocuments(Protocol):
-    """Sequences whose documents are known.
-
-    ``tokens`` (B, S + 1), and ``doc_ids`` (B, S) of the tokens that are inputs.
-    """
-
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...  # noqa: D102
-    @property
-    def doc_ids(self) -> NDArray[np.integer[Any]]: ...  # noqa: D102
-
-
-@runtime_checkable
-class DocumentBatches(Batches, Protocol):
-    """Batches that know their documents; a model trained on them attends within documents."""
-
-    def batch_with_documents(
-        self, step: int, *, seed: int, batch_size: int, seq_len: int
-    ) -> WithDocuments:
-        """As :meth:`Batches.batch`."""
-        ...
-
-    def eval_batches_with_documents(
-        self,
-        split: Literal["validation", "test"],
-        *,
-        num_tokens: int,
-        batch_size: int,
-        seq_len: int,
-    ) -> Iterable[WithDocuments]:
-        """As :meth:`Batches.eval_batches`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from optbench import session
+from optbench import session, single_session
 from optbench.config import ConfigError
+from optbench.corpus_at_start import check_corpus
 from optbench.data.batches import TokenBatches
 from optbench.data.corpus import DataError
 from optbench.data.mixture_batches import MixtureBatches
@@ -166,7 +167,8 @@ def test_a_study_is_refused_before_it_trains_if_its_corpus_is_too_small(
     def prepared(corpus: str, vocab_size: int, console: Console) -> object:
         return manifest
 
-    monkeypatch.setattr(session, "prepared_corpus", prepared)
+    for sitting in (session, single_session):
+        monkeypatch.setattr(sitting, "prepared_corpus", prepared)
     study = read_study(find_study("nano"))
     with pytest.raises(ConfigError) as error:
         session.run_study(
@@ -180,8 +182,8 @@ def test_a_study_is_refused_before_it_trains_if_its_corpus_is_too_small(
     model = dataclasses.replace(TINY_CONFIG.model, seq_len=4000)
     long = dataclasses.replace(TINY_CONFIG, model=model, num_tokens=10**6)
     with pytest.raises(ConfigError, match="The train split of 'maths' holds"):
-        session.train_one(long, tmp_path / "out", Console(quiet=True))
-    session.check_corpus(
+        single_session.train_one(long, tmp_path / "out", Console(quiet=True))
+    check_corpus(
         manifest,
         [dataclasses.replace(TINY_CONFIG, eval_tokens=64, test_tokens=64)],
         Console(quiet=True),

@@ -67,8 +67,8 @@ def train(
     checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
-    from optbench.session import train_one
     from optbench.single_run import single_run_config
+    from optbench.single_session import train_one
 
     if config_file is not None:
         flags = (("--size", size), ("--ratio", ratio), ("--corpus", corpus))
@@ -111,7 +111,7 @@ def train(
 @reports_errors
 def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) -> None:
     """What each optimizer costs on this device: time, share of a training step, memory."""
-    from optbench.session import bench_optimizers
+    from optbench.single_session import bench_optimizers
 
     costs = bench_optimizers(size, batch_size, optimizers, error_console())
     if form == "json":
