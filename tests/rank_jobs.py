@@ -363,9 +363,34 @@ def echo_ranks(job: RankJob) -> None:
             job.answer({"total": total, "port": os.environ["MASTER_PORT"]})
 
 
+def join_again(job: RankJob) -> None:
+    """A rank dies after all have met, three times; the other one is the first to be there again."""
+    from optbench.ranks import joined
+
+    second = os.environ["RANK"] == "1"
+    if second and job.restarts:
+        time.sleep(1.0)
+    with joined() as ranks:
+        total = ranks.total(1.0)
+        if job.restarts < 3 and second:
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif job.restarts < 3:
+            time.sleep(DEADLINE_S)
+        if ranks.is_first:
+            job.answer({"restarts": job.restarts, "total": total})
+
+
 JOBS = {
     job.__name__: job
-    for job in (train_cases, note_pid, report_and_die, raise_an_error, refuse, echo_ranks)
+    for job in (
+        train_cases,
+        note_pid,
+        report_and_die,
+        raise_an_error,
+        refuse,
+        echo_ranks,
+        join_again,
+    )
 }
 
 

@@ -101,6 +101,13 @@ def test_a_killed_rank_restarts_all(tmp_path: Path) -> None:
     assert not any(is_running(pid_in(file)) for file in first)
 
 
+@pytest.mark.slow
+def test_restarted_ranks_do_not_look_for_dead_ones_where_these_had_listened() -> None:
+    # Which of two connects to the other depends on their ports: three meetings, to be sure.
+    answer = elastic.carry_out(MODULE, {"name": "join_again"}, 2, max_restarts=6)
+    assert answer == {"restarts": 3, "total": 2.0}
+
+
 def test_an_error_of_a_rank_is_told_after_the_restarts() -> None:
     with pytest.raises(elastic.RanksError) as caught:
         elastic.carry_out(MODULE, {"name": "raise_an_error"}, 2, max_restarts=1)

@@ -124,12 +124,22 @@ def joined(timeout: datetime.timedelta = TIMEOUT) -> Generator[Ranks]:
         RuntimeError: the others did not come within ``timeout``.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    # The elastic agent keeps one store for all attempts: without a name of its own a restarted rank
+    # may find there where a dead one had listened, and wait for it.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    group: dict[str, Any] = {
+        "store": dist.PrefixStore(f"attempt {attempt}", store),
+        "rank": rank,
+        "world_size": size,
+        "timeout": timeout,
+    }
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+        dist.init_process_group("nccl", device_id=device, **group)
     else:
         device = torch.device("cpu")
-        dist.init_process_group("gloo", timeout=timeout)
+        dist.init_process_group("gloo", **group)
     yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     dist.destroy_process_group()

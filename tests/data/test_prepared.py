@@ -135,9 +135,9 @@ def test_a_machine_that_lacks_the_corpus_folder_looks_into_its_own_cache(
     assert directory_here(cache / "torn-v9", "toy", 300) == cache / "torn-v9"  # as it was asked for
     assert directory_here(elsewhere, "toy", 300) == cache / "toy-v300"
     message = (
-        f"^There is no {elsewhere} on {re.escape(socket.gethostname())}. The corpus 'mix' with .* "
-        r"optbench data prepare mix .* Or keep the cache on a disk that every machine sees, and "
-        r"name it in OPTBENCH_CACHE\.$"
+        f"^There is no {elsewhere} on {re.escape(socket.gethostname())}. Keep the cache on a disk "
+        r"that every machine sees, and name it in OPTBENCH_CACHE; or prepare the corpus there. "
+        r"Unknown prepared corpus 'mix'. .* from its recipe: optbench data prepare mix\.toml$"
     )
     with pytest.raises(DataError, match=message):
         directory_here(elsewhere, "mix", 300)

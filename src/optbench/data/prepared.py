@@ -178,8 +178,9 @@ def directory_here(directory: Path, corpus: str, vocab_size: int) -> Path:
         return open_named(corpus, vocab_size, cache).directory
     except DataError as error:
         raise DataError(
-            f"There is no {directory} on {socket.gethostname()}. {error} Or keep the cache on a "
-            f"disk that every machine sees, and name it in OPTBENCH_CACHE."
+            f"There is no {directory} on {socket.gethostname()}. Keep the cache on a disk that "
+            f"every machine sees, and name it in OPTBENCH_CACHE; or prepare the corpus there. "
+            f"{error}"
         ) from None
 
 
