@@ -22,14 +22,14 @@ def counted_run(config: RunConfig, **rest: Any) -> RunRecord:
     """A run that says when it begins and when it has come to its end.
 
     None begins while there is the file OPTBENCH_TEST_HOLD. Of the optimizer OPTBENCH_TEST_BREAKS
-    none comes to its end: its corpus is not there.
+    none comes to its end: the folder of its corpus holds none.
     """
     prepare_process()
     while (hold := os.environ.get("OPTBENCH_TEST_HOLD")) and Path(hold).exists():
         time.sleep(0.02)
     note("begin", config.run_id)
     if config.optimizer.name == os.environ.get("OPTBENCH_TEST_BREAKS"):
-        return run(config, **{**rest, "corpus_directory": Path("nowhere")})
+        return run(config, **{**rest, "corpus_directory": Path(__file__).parent})
     record = run(config, **rest)
     note("end", config.run_id)
     return record
