@@ -25,6 +25,7 @@ from optbench.store import RunStore
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0  # a busy machine
 DONE, GIVEN_UP, REFUSED = 0, 1, 2
+EVENTS = "OPTBENCH_TEST_EVENTS"
 TWO_RANKS = ("--devices-per-run", "2", "--checkpoint-minutes", "0.001")
 TEXT = """
 name = "tiny"
@@ -85,12 +86,12 @@ class TinyStudy:
         return path
 
     def start(self, faults: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """A driver as its own session, so that its processes can be told from others."""
+        """A driver; what it starts can be told from others by a variable."""
         return subprocess.Popen(
             [sys.executable, "-m", "tests.faults.driver", "run", str(self.file()), "--out",
              str(self.store), "--workers", str(self.workers), *self.options],
             cwd=ROOT,
-            env={**os.environ, "OPTBENCH_TEST_EVENTS": str(self._events), **(faults or {})},
+            env={**os.environ, EVENTS: str(self.events_file), **(faults or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -98,14 +99,14 @@ class TinyStudy:
         )  # fmt: skip
 
     @property
-    def _events(self) -> Path:
+    def events_file(self) -> Path:
         return self.folder / "events"
 
     def events(self) -> list[Event]:
         """Everything that runs said, in order."""
-        if not self._events.exists():
+        if not self.events_file.exists():
             return []
-        lines = [line.split(" ") for line in self._events.read_text().splitlines()]
+        lines = [line.split(" ") for line in self.events_file.read_text().splitlines()]
         return [Event(what, run_id, int(pid)) for what, run_id, pid in lines]
 
     def stored(self) -> list[str]:
@@ -129,14 +130,14 @@ def the_driver(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
 def a_worker(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
     """The one that began a run last, if it still lives: its number may be another's by now."""
     for last in study.events()[-1:]:
-        if last.what == "begin" and last.pid in processes_of(driver.pid):
+        if last.what == "begin" and last.pid in processes_of(study):
             return last.pid
     return None
 
 
 def a_rank(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
     """One of the processes that carry out a run together; not their worker, not their agent."""
-    ranks = [pid for pid in processes_of(driver.pid) if "rank_process" in _command_of(pid)]
+    ranks = [pid for pid in processes_of(study) if "rank_process" in _command_of(pid)]
     return max(ranks, default=None)
 
 
@@ -190,7 +191,7 @@ def disturb(
         done.output, _ = driver.communicate(timeout=PATIENCE_S)
         code = driver.returncode
         assert code in (DONE, GIVEN_UP, -9), done.output
-        done.left += _left_by(driver.pid)
+        done.left += _left_by(study)
         begun = [event.run_id for event in study.events()[seen:] if event.what == "begin"]
         done.again += [run_id for run_id in begun if run_id in kept]
         if code == -9:
@@ -239,23 +240,22 @@ def _sleeps(driver: subprocess.Popen[str], seconds: float) -> bool:
     return driver.poll() is None
 
 
-def _left_by(session: int) -> list[int]:
-    """Processes of a session whose leader has ended, after they had time to notice."""
+def _left_by(study: TinyStudy) -> list[int]:
+    """Processes whose driver has ended, after they had time to notice."""
     deadline = time.monotonic() + 30
-    while (left := processes_of(session)) and time.monotonic() < deadline:
+    while (left := processes_of(study)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 
 
-def processes_of(session: int) -> list[int]:
+def processes_of(study: TinyStudy) -> list[int]:
+    """All that its drivers started, in whatever session: their variables are passed on."""
+    mark = f"{EVENTS}={study.events_file}\0".encode()
     found: list[int] = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if mark in (process / "environ").read_bytes():  # nothing is left in a zombie's
+                found.append(int(process.name))
     return found
 
 

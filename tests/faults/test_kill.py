@@ -101,4 +101,5 @@ def test_a_rank_may_be_killed_at_fifty_moments(
         done = disturb(study, a_rank, MANY - killed, seed=killed, run_s=4.0)
         check(study, done, undisturbed_on_two_ranks)
         assert done.lives == 1  # the run's own agent starts its ranks again
+        assert done.killed
         killed += len(done.killed)
