@@ -90,6 +90,16 @@ def test_the_record_of_another_run_is_none(folder: Path) -> None:
     assert job.trained == [3]
 
 
+def test_a_folder_of_that_name_on_another_machine_is_not_the_store(tmp_path: Path) -> None:
+    """What a worker made there for its checkpoints would never be cleared."""
+    (tmp_path / "checkpoints").mkdir()
+    job = FakeJob()
+    for _ in range(2):
+        train_once(job, tmp_path, CONFIG)
+    assert job.trained == [3, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
 def test_a_worker_that_cannot_reach_the_store_trains_all_the_same(tmp_path: Path) -> None:
     assert train_once(FakeJob(), tmp_path / "elsewhere", CONFIG).val_loss == 2.0
     assert list(tmp_path.iterdir()) == []

@@ -419,6 +419,20 @@ def test_a_record_is_on_the_disk_before_it_counts_as_finished(
         assert record_of().run_id in store.records
 
 
+def test_an_interruption_while_the_disk_is_waited_for_forgets_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with RunStore.open(tmp_path) as store:
+        monkeypatch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(record_of())
+        monkeypatch.undo()
+        assert store.has_finished(record_of().run_id)  # so nobody writes it a second time
+
+
 def test_a_note_is_not_repeated(tmp_path: Path) -> None:
     def take_notes() -> None:
         with RunStore.open(tmp_path) as store:

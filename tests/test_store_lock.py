@@ -156,10 +156,23 @@ def test_an_owner_that_closes_while_it_is_watched_gives_way(
 
 def test_an_owner_that_died_on_this_machine_is_not_watched(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    path.write_text(json.dumps({**FAR, "host": os.uname().nodename}))
+    dead = StoreLock(path)
+    content = path.read_text()
+    dead.release()
+    path.write_text(content)
     said: list[str] = []
     StoreLock(path, said.append).release()
     assert said == []
+
+
+def test_an_owner_on_another_machine_of_the_same_name_is_watched(
+    tmp_path: Path, quick: None
+) -> None:
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({**FAR, "host": os.uname().nodename, "boot": "another"}))
+    said: list[str] = []
+    StoreLock(path, said.append).release()
+    assert said[1:] == ["There was none. This optbench takes it over."]
 
 
 @pytest.mark.parametrize("content", ["pid 3 on far since 2026-01-01 00:00:00", "{", "[]", "{}"])

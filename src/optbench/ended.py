@@ -2,7 +2,7 @@
 
 Between the end of a training and the driver's line in ``runs.jsonl`` either process may be killed.
 The record then lies in the store's folder ``ended``, and whoever is asked for that run again gives
-it back instead of training. A worker on another machine that cannot reach the folder does without.
+it back instead of training. A worker on another machine that cannot reach the store does without.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from optbench.config import RunConfig
-from optbench.store import RunRecord, StoreError, ended_path
+from optbench.store import RUNS, RunRecord, StoreError, ended_path
 
 
 def train_once(job: Callable[[RunConfig], RunRecord], store: Path, config: RunConfig) -> RunRecord:
@@ -23,6 +23,9 @@ def train_once(job: Callable[[RunConfig], RunRecord], store: Path, config: RunCo
     Args:
         store: the folder of the store.
     """
+    # Elsewhere there may be a folder of that name, which nobody would ever clear.
+    if not (store / RUNS).exists():
+        return job(config)
     path = ended_path(store, config.run_id)
     if (kept := _read(path)) is not None and kept.run_id == config.run_id:
         return kept

@@ -185,6 +185,11 @@ def make_plan(planned: Sequence[PlannedRuns], executor: Executor) -> Plan:
     return Plan(tuple(rows), executor.num_workers)
 
 
+def untimed_plan(planned: Sequence[PlannedRuns], workers: int) -> Plan:
+    """Add everything up but the time, which is 0."""
+    return Plan(tuple(_row(p, 0.0) for p in planned), workers)
+
+
 def plan_for(planned: Sequence[PlannedRuns], rental: Rental) -> Plan:
     """Add everything up at the step times that a device's figures give."""
     rows = tuple(_rented_row(p, rental) for p in planned)

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 # How long a rank waits for another one before it gives up and the run is started again: longer than
 # the evaluation of a large model by the slowest rank, or the writing of its weights.
@@ -124,12 +126,12 @@ def joined(timeout: datetime.timedelta = TIMEOUT) -> Generator[Ranks]:
         RuntimeError: the others did not come within ``timeout``.
     """
     local_rank = int(os.environ["LOCAL_RANK"])
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
     # The elastic agent keeps one store for all attempts: without a name of its own a restarted rank
     # may find there where a dead one had listened, and wait for it.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     group: dict[str, Any] = {
-        "store": dist.PrefixStore(f"attempt {attempt}", store),
+        "store": PrefixStore(f"attempt {attempt}", store),
         "rank": rank,
         "world_size": size,
         "timeout": timeout,

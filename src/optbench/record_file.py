@@ -23,7 +23,13 @@ _decode = json.JSONDecoder(parse_float=str).decode
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over the records of a store: how many, their tokens, and their seconds of one worker."""
+    """Sums over the records of a store.
+
+    Args:
+        runs: how many, each counted once.
+        tokens: of these.
+        core_s: seconds of one device, those of failed attempts too.
+    """
 
     runs: int = 0
     tokens: int = 0
@@ -37,7 +43,6 @@ class _Line(NamedTuple):
     length: int
     failed: bool
     tokens: int
-    wall_s: float
 
 
 class RecordFile(Mapping[str, R]):
@@ -64,41 +69,41 @@ class RecordFile(Mapping[str, R]):
         self._lines: dict[str, _Line] = {}
         self._parsed: weakref.WeakValueDictionary[str, R] = weakref.WeakValueDictionary()
         self._descriptor: int | None = None
+        self._number = self._end = 0  # of the lines that are known, and where they end
         if path.exists():
-            self._load()
+            self.catch_up()
 
-    def _load(self) -> None:
-        offset = 0
+    def catch_up(self) -> None:
+        """Take in the complete lines behind those that are known.
+
+        Raises:
+            StoreError: one of them is damaged or no record.
+        """
         with os.fdopen(os.dup(self._opened()), "rb") as file:
-            for number, line in enumerate(complete_lines(file), start=1):
+            file.seek(self._end)
+            for number, line in enumerate(complete_lines(file), start=self._number + 1):
                 raw = parse_object(line, self.path, number, _decode)
                 try:
                     self._check(raw)
                 except StoreError as error:
                     raise StoreError(f"{self.path}, line {number}: {error}") from None
-                self.add(raw, offset, len(line))
-                offset += len(line) + 1
+                self._add(raw, len(line))
+                self._number = number
 
-    def add(self, raw: Mapping[str, Any], offset: int, length: int) -> None:
-        """Count a record that is in the file; a finished run is never displaced.
-
-        Args:
-            raw: of the record at least its id, status, tokens and time.
-            offset: where its line begins.
-            length: bytes of the line without its line break.
-        """
+    def _add(self, raw: Mapping[str, Any], length: int) -> None:
+        """Count the next record of the file; a finished run is never displaced."""
+        offset, self._end = self._end, self._end + length + 1
         run_id = raw["run_id"]
         known = self._lines.get(run_id)
         if known is not None and not known.failed:
             return
-        line = _Line(
-            offset, length, raw["status"] == "failed", raw["num_tokens"], float(raw["wall_s"])
-        )
+        line = _Line(offset, length, raw["status"] == "failed", raw["num_tokens"])
         self._lines[run_id] = line
         self._parsed.pop(run_id, None)
         self.totals.runs += known is None
         self.totals.tokens += line.tokens - (known.tokens if known else 0)
-        self.totals.core_s += line.wall_s - (known.wall_s if known else 0.0)
+        devices = (raw.get("execution") or {}).get("devices", 1)
+        self.totals.core_s += float(raw["wall_s"]) * devices
 
     def has_finished(self, run_id: str) -> bool:
         """Whether a run is there and did not fail."""

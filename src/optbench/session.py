@@ -20,7 +20,7 @@ from optbench.analysis.summary import summarise
 from optbench.analysis.units import format_seconds
 from optbench.bench import measure_interleaved
 from optbench.checkpoints.root import CheckpointRoot
-from optbench.config import ConfigError
+from optbench.config import ConfigError, UserError
 from optbench.corpus_at_start import check_corpus, prepared_corpus
 from optbench.data.document_shards import MixtureManifest
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir
@@ -29,7 +29,14 @@ from optbench.ended import train_once
 from optbench.execution import PLAIN, Execution
 from optbench.executor_choice import ExecutorChoice
 from optbench.executors import Executor
-from optbench.plan import Plan, PlanTotals, make_plan, plan_for, refuse_long_measurements
+from optbench.plan import (
+    Plan,
+    PlanTotals,
+    make_plan,
+    plan_for,
+    refuse_long_measurements,
+    untimed_plan,
+)
 from optbench.planned_runs import planned_runs
 from optbench.printing import say
 from optbench.progress import Kind, StudyProgress
@@ -151,21 +158,23 @@ def _train(
     """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
     store, config = study.store, study.config
     started, started_at = time.monotonic(), _now()
-    plan = _planned(study, executor)
+    plan = _planned(study, executor, console)
+    workers = executor.num_workers
+    seconds = plan.seconds * plan.workers / workers  # it may have been made with others
     kept = f" {len(store.records)} runs are there already." if store.records else ""
+    time_needed = f", {format_seconds(seconds)} on {workers} workers" if seconds else ""
     console.print(
         f"Study '{config.name}' in {store.directory}: about {plan.runs} runs, "
-        f"{plan.tokens / 1e6:.0f}M tokens, {format_seconds(plan.seconds)} on {plan.workers} "
-        f"workers.{kept}",
+        f"{plan.tokens / 1e6:.0f}M tokens{time_needed}.{kept}",
         highlight=False,
     )
-    store.note("session", started_at=started_at, workers=plan.workers, host=environment())
+    store.note("session", started_at=started_at, workers=workers, host=environment())
     axes = {name: list(search.space) for name, search in config.optimizers.items()}
     directory = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
     expected: Counter[Kind] = Counter()
     for kind in planned_runs(config, study.fingerprint):
         expected[kind.optimizer, kind.cell.num_tokens] += kind.expected
-    observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
+    observer = StudyProgress(console, expected, seconds, axes, config.tuned_cell.num_tokens)
     try:
         with _sinks(study, console) as sinks, observer:
             run_here = functools.partial(
@@ -185,7 +194,7 @@ def _train(
                 sinks.take(record)
 
             study.carry_out(Sweep(store, executor, job, observer, sitting.budget, on_stored))
-        _time_winners(study, executor)
+        _time_winners(study, executor, console)
     finally:
         store.note(
             "session_end",
@@ -197,26 +206,36 @@ def _train(
 
 def _sinks(study: Study, console: Console) -> StudySinks:
     """The sinks of the study file; they are given what they lack of the store at once."""
-    chosen, known = study.config.sinks, study.store.records.values()
+    store = study.store
     return StudySinks(
-        chosen,
+        study.config.sinks,
         study=study.config.name,
         cells=study.config.cells,
-        directory=study.store.directory,
-        records=[record for record in known if record.status != "failed"] if chosen else [],
+        directory=store.directory,
+        records=store.records,
+        finished=[run_id for run_id in store.records if store.has_finished(run_id)],
         tell=lambda line: console.print(line, markup=False, highlight=False),
     )
 
 
-def _time_winners(study: Study, executor: Executor) -> None:
+def _time_winners(study: Study, executor: Executor, console: Console) -> None:
     """Measure the winners' training steps side by side, once per study.
 
-    The runs themselves were timed too, but at different times of a machine that others use.
+    The runs themselves were timed too, but at different times of a machine that others use. Where
+    it cannot be done (the winners are in memory all at once), the study is none the worse for it.
     """
     if any(entry["kind"] == "timing" for entry in study.store.journal):
         return
     winners = study.winners()
-    times = executor.submit(measure_interleaved, list(winners.values())).result()
+    try:
+        times = executor.submit(measure_interleaved, list(winners.values())).result()
+    except Exception as error:  # of a worker: any class
+        say(
+            console,
+            f"The winners' steps could not be timed side by side ({_last_line(error)}), so seconds "
+            f"are those of the runs, each at a time of its own. The same command tries again.",
+        )
+        return
     study.store.note(
         "timing",
         cell=study.config.tuned_cell.to_dict(),
@@ -225,15 +244,34 @@ def _time_winners(study: Study, executor: Executor) -> None:
     )
 
 
-def _planned(study: Study, executor: Executor) -> PlanTotals:
-    """What the study said when it was started first, or a new measurement."""
+def _planned(study: Study, executor: Executor, console: Console) -> PlanTotals:
+    """What the study said when it was started first, or a new measurement.
+
+    Where steps cannot be timed, on one device as they are for a plan, the time is unknown (0).
+    """
     kept = [entry for entry in study.store.journal if entry["kind"] == "plan"]
     if kept:
         return PlanTotals(**{name: kept[0][name] for name in _PLAN_FIELDS})
     planned = planned_runs(study.config, study.fingerprint)
-    totals = make_plan(planned, executor).totals()
+    try:
+        totals = make_plan(planned, executor).totals()
+    except UserError:
+        raise
+    except Exception as error:  # of a worker: any class
+        say(
+            console,
+            f"The steps could not be timed ({_last_line(error)}), so how long the study takes is "
+            f"not known beforehand.",
+        )
+        return untimed_plan(planned, executor.num_workers).totals()
     study.store.note("plan", **dataclasses.asdict(totals))
     return totals
+
+
+def _last_line(error: Exception) -> str:
+    """What a worker's error says in the end; before that there may be its whole traceback."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].rstrip(".") if lines else type(error).__name__
 
 
 def plan_study(config: StudyConfig, executor: ExecutorChoice, rental: Rental | None = None) -> Plan:

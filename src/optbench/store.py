@@ -46,6 +46,7 @@ from optbench.store_lock import StoreLock
 __all__ = ["RunRecord", "RunStore", "Status", "StoreError", "append_entry"]
 
 SCHEMA_VERSION = 1
+RUNS = "runs.jsonl"
 Status: TypeAlias = Literal["completed", "diverged", "failed"]
 
 
@@ -166,7 +167,7 @@ class RunStore:
         Raises:
             StoreError: there is no store, or it is damaged.
         """
-        runs = directory / "runs.jsonl"
+        runs = directory / RUNS
         if not runs.exists():
             raise StoreError(
                 f"There are no runs in {directory} (no runs.jsonl). Give the folder of a study "
@@ -195,7 +196,7 @@ class RunStore:
                 f"{directory} cannot be made ({error.strerror}). Choose another --out."
             ) from None
         lock = StoreLock(directory / "lock", say)
-        runs, journal = directory / "runs.jsonl", directory / "journal.jsonl"
+        runs, journal = directory / RUNS, directory / "journal.jsonl"
         try:
             for path in (runs, journal):
                 set_torn_line_aside(path)
@@ -214,18 +215,10 @@ class RunStore:
         Raises:
             StoreError: the disk refuses it, or another process has taken the store over.
         """
-        line = record.to_json().encode()
-        offset = self._write("runs.jsonl", line)
-        self._file.add(
-            {
-                "run_id": record.run_id,
-                "status": record.status,
-                "num_tokens": record.num_tokens,
-                "wall_s": record.wall_s,
-            },
-            offset,
-            len(line),
-        )
+        try:
+            self._write(RUNS, record.to_json().encode())
+        finally:  # also after an interruption while the disk was waited for: the line may be there
+            self._file.catch_up()
         ended_path(self.directory, record.run_id).unlink(missing_ok=True)
 
     def note(self, kind: str, /, **facts: Any) -> None:

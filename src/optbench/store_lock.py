@@ -47,6 +47,7 @@ class StoreLock:
             "pid": os.getpid(),
             "user": _user(),
             "host": socket.gethostname(),
+            "boot": _boot(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "id": self._id,
         }
@@ -85,7 +86,8 @@ class StoreLock:
         """Watch an owner whose death this machine's system would not have told of."""
         before = self._content()
         owner = _parsed(before)
-        if not owner or (told and owner["host"] == socket.gethostname()):
+        here = {name: self._owner[name] for name in ("host", "boot")}
+        if not owner or (told and here.items() <= owner.items()):
             return
         say(
             f"{self._path.parent} was opened for writing by {_name(owner)} and not closed. "
@@ -185,6 +187,14 @@ def _name(owner: dict[str, Any]) -> str:
     if not owner:
         return "unknown"
     return f"pid {owner['pid']} of {owner['user']} on host {owner['host']}, since {owner['since']}"
+
+
+def _boot() -> str:
+    """What tells apart machines of one name; empty where the system does not say it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _user() -> str:

@@ -58,7 +58,8 @@ class Sitting:
             study="tiny study",
             cells=[CELL],
             directory=self.directory,
-            records=records,
+            records={record.run_id: record for record in records},
+            finished=[record.run_id for record in records],
             tell=self.told.append,
             limits=limits,
         )

@@ -257,7 +257,9 @@ from tests.sinks.faulty import FaultySettings
 if __name__ == "__main__":
     sinks = StudySinks(
         [FaultySettings(stage={stage!r}, how="hang")],
-        study="", cells=[], directory=Path({folder!r}), records=records_of(1, 2, 3), tell=print,
+        study="", cells=[], directory=Path({folder!r}), tell=print,
+        records=(known := {{record.run_id: record for record in records_of(1, 2, 3)}}),
+        finished=list(known),
     )
     print(*sinks.pids, flush=True)
     time.sleep(3600)

@@ -27,12 +27,14 @@ class CheckpointRoot:
 
     @classmethod
     def of(cls, store: Path, url: str | None) -> CheckpointRoot:
-        """The root that was asked for, or the folder in the store.
+        """The root that was asked for, or the folder in the store; the same for every process.
 
         Raises:
             CheckpointError: a URL of a kind that is unknown or lacks its package.
         """
-        root = (store / FOLDER).absolute() if url is None else url
+        root: Path | str = store / FOLDER if url is None else url
+        if "://" not in str(root):  # a worker may have another working directory
+            root = Path(root).expanduser().absolute()
         place_of(root, "any")
         return cls(root)
 
@@ -47,9 +49,8 @@ class CheckpointRoot:
 
     def discard_finished(self, store: RunStore) -> None:
         """Remove those that a driver died before removing."""
-        finished = [run_id for run_id in store.records if store.finished(run_id) is not None]
         try:
-            discard_finished(self.root, set(finished))
+            discard_finished(self.root, {run for run in store.records if store.has_finished(run)})
         except Exception as error:
             self._say(error)
 

@@ -93,8 +93,14 @@ def plan(
     form: str,
 ) -> None:
     """What STUDY will cost here or on a --device: runs, tokens, FLOPs, time. Trains nothing."""
+    from optbench.executor_choice import ExecutorChoice
     from optbench.session import plan_study
 
+    if rental is not None and executor != ExecutorChoice(cores=executor.cores):
+        raise click.UsageError(
+            "--executor, --workers and the options of Ray are about timing steps on machines that "
+            "are at hand. With --device, --devices says how many runs go on at a time."
+        )
     config = _read_study(study, smoke)
     result = plan_study(config, executor, rental)
     if form == "json":

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -33,6 +33,25 @@ class Limits:
     max_waiting: int = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a sink is filled from.
+
+    Args:
+        study: its name.
+        directory: of the store.
+        show: makes what is shown of a record.
+        records: of the store; each is parsed when it is asked for.
+        finished: ids of runs that have ended already.
+    """
+
+    study: str
+    directory: Path
+    show: Callable[[RunRecord], ShownRun]
+    records: Mapping[str, RunRecord]
+    finished: Sequence[str]
+
+
 class Feed:
     """A sink's process, a thread that waits for it and the runs that wait for both.
 
@@ -42,29 +61,23 @@ class Feed:
 
     Args:
         settings: of the sink.
-        study: its name.
-        directory: of the store.
-        show: makes what is shown of a record.
-        records: of runs that have ended already.
+        source: of the runs.
         tell: prints a line for the user; called in the thread.
     """
 
     def __init__(
         self,
         settings: SinkSettings,
-        study: str,
-        directory: Path,
-        show: Callable[[RunRecord], ShownRun],
-        records: Sequence[RunRecord],
+        source: Source,
         tell: Callable[[str], None],
         limits: Limits,
     ) -> None:
         self._settings = settings
-        self._show = show
+        self._source = source
         self._tell = tell
         self._limits = limits
-        self._log_file = directory / LOG_NAME
-        folder = directory / "sinks" / settings.name
+        self._log_file = source.directory / LOG_NAME
+        folder = source.directory / "sinks" / settings.name
         self._written_file = folder / "written.txt"
         self._queue: SimpleQueue[RunRecord | None] = SimpleQueue()
         self._reason = ""  # of the last trouble
@@ -75,10 +88,10 @@ class Feed:
         self._process: SinkProcess | None = None
         try:
             self._written = _read_written(self._written_file)
-            self._process = SinkProcess(settings, study, folder, self._log_file)
+            self._process = SinkProcess(settings, source.study, folder, self._log_file)
         except OSError as error:
             self._give_up(f"it could not be started: {error}")
-        self._missed = [record for record in records if record.run_id not in self._written]
+        self._missed = [run_id for run_id in source.finished if run_id not in self._written]
         self._offered = len(self._missed)
         self._delivered = 0
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -157,13 +170,14 @@ class Feed:
 
     def _records(self) -> Iterator[RunRecord]:
         """What was missed before, then what comes, to the end."""
-        yield from self._missed
+        for run_id in self._missed:
+            yield self._source.records[run_id]
         while (record := self._queue.get()) is not None:
             yield record
 
     def _deliver(self, record: RunRecord, process: SinkProcess) -> None:
         if record.run_id not in self._written:
-            problem = process.write(self._show(record), self._limits.answer_s)
+            problem = process.write(self._source.show(record), self._limits.answer_s)
             if problem:
                 self._trouble(f"run {record.run_id} could not be written: {problem}")
                 return

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from optbench.ladder import Cell
-from optbench.sinks.feed import Feed, Limits
+from optbench.sinks.feed import Feed, Limits, Source
 from optbench.sinks.settings import SinkSettings
 from optbench.sinks.shown_run import shown_run
 from optbench.store import RunRecord
@@ -26,7 +26,8 @@ class StudySinks:
         study: name of the study.
         cells: of the study, for the names of runs.
         directory: of the store.
-        records: the store's, of finished runs.
+        records: the store's.
+        finished: ids of those that a sink is to have.
         tell: prints a line for the user; called from several threads.
     """
 
@@ -37,16 +38,16 @@ class StudySinks:
         study: str,
         cells: Sequence[Cell],
         directory: Path,
-        records: Iterable[RunRecord],
+        records: Mapping[str, RunRecord],
+        finished: Sequence[str],
         tell: Callable[[str], None],
         limits: Limits | None = None,
     ) -> None:
         self._closed = False
         show = functools.partial(shown_run, cells=cells)
-        known = list(records) if chosen else []
+        source = Source(study, directory, show, records, finished)
         self._feeds = [
-            (settings, Feed(settings, study, directory, show, known, tell, limits or Limits()))
-            for settings in chosen
+            (settings, Feed(settings, source, tell, limits or Limits())) for settings in chosen
         ]
 
     @property
