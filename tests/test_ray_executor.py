@@ -137,7 +137,7 @@ def test_when_every_node_is_lost_the_jobs_wait_for_the_next(
 def test_a_job_that_fells_its_machines_is_given_up(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optbench.ray_executor.MAX_LOST_MACHINES", 0)
+    monkeypatch.setattr("optbench.ray_losses.MAX_LOST_MACHINES", 0)
     first = nodes.add()
     with RayExecutor(initialize=jobs.nothing) as executor:
         future = executor.submit(jobs.begin_wait_and_end, tmp_path, "a")

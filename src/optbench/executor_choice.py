@@ -18,7 +18,8 @@ class ExecutorChoice:
     """What the command line says of it; nothing here changes what a run is.
 
     Args:
-        workers: jobs at a time; None is one for each core, or what Ray's machines have room for.
+        workers: jobs at a time; None is as many as the cores give each of a run's devices one, or
+            what Ray's machines have room for.
         cores: that this process may use.
         address: of a Ray cluster; None starts a Ray on this machine.
         cpus_per_run: that Ray keeps for a run; None is one for each of the run's devices.
@@ -31,6 +32,18 @@ class ExecutorChoice:
     address: str | None = None
     cpus_per_run: float | None = None
     gpus_per_run: float | None = None
+
+    def device_problems(self, devices: int) -> list[str]:
+        """Why runs of this many devices each cannot be carried out there; empty if they can."""
+        gpus = self.gpus_per_run
+        # None of any is a run on CPUs, and a run of one device may share its GPU.
+        if self.kind != "ray" or devices == 1 or not gpus or gpus >= devices:
+            return []
+        return [
+            f"A run was to use {devices} devices, but only {gpus:g} GPUs were to be kept for it, "
+            f"so that it would find too few. Give --gpus-per-run {devices}, or leave it out, or 0 "
+            f"for runs on CPUs; or use fewer --devices-per-run."
+        ]
 
     @contextmanager
     def opened(self, devices: int = 1) -> Generator[Executor]:
@@ -55,7 +68,8 @@ class ExecutorChoice:
             use_one_thread()
             return InlineExecutor()
         if self.kind == "process":
-            return ProcessExecutor(self.workers or self.cores, initialize=use_one_thread)
+            workers = self.workers or max(1, self.cores // devices)
+            return ProcessExecutor(workers, initialize=use_one_thread)
         from optbench.ray_executor import RayExecutor  # Ray need not be installed
 
         return RayExecutor(

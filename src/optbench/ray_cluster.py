@@ -116,6 +116,7 @@ class Cluster:
                 "Ray is not installed. Install it: pip install 'optbench[ray]'"
             ) from None
         self._ray: Any = ray
+        self._left = False
         self._owned = not ray.is_initialized()
         self._local = address is None and self._owned
         if self._owned:
@@ -185,12 +186,18 @@ class Cluster:
         if not room:
             log.warning("No machine of the cluster has %s yet. Waiting for one.", share)
 
-    def alive(self) -> Collection[str]:
-        """Ids of the machines that Ray counts as there."""
-        return self._nodes().keys()
+    def machines(self) -> dict[str, bool]:
+        """Every machine that Ray knows of, by its id, and whether it is there."""
+        return {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
 
     def start_worker(self, share: Share, refused: Collection[str]) -> Any:
-        """Ask for a worker on any machine that has room, or will have."""
+        """Ask for a worker on any machine that has room, or will have.
+
+        Raises:
+            ClusterError: the cluster was left; Ray would start another one by itself.
+        """
+        if self._left:
+            raise ClusterError("The Ray cluster was left. Make a new executor.")
         options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
         if refused:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(refused)})"}
@@ -198,6 +205,8 @@ class Cluster:
 
     def end_worker(self, worker: Any) -> None:
         """Kill a worker, whatever it is doing; one that is gone already is fine."""
+        if self._left:
+            return  # its owner is gone, so it ends; Ray would start another cluster for this
         with contextlib.suppress(Exception):
             self._ray.kill(worker)
 
@@ -217,6 +226,7 @@ class Cluster:
 
     def disconnect(self) -> None:
         """Leave the cluster; a Ray that was started here ends."""
+        self._left = True
         if self._owned:
             self._owned = False
             self._ray.shutdown()

@@ -28,11 +28,11 @@ from typing import Any, Self, TypeVar
 from optbench.executors import Answer
 from optbench.installed import difference, other_commit, versions
 from optbench.ray_cluster import Cluster, ClusterError, Home
+from optbench.ray_losses import Loss, are_too_many, given_up, grace_s, lost_machines
 
 R = TypeVar("R")
 TICK_S = 2.0  # how often the cluster is asked which machines it has
-GRACE_S = 2.0  # Ray may know that a worker is gone a moment before it knows that its machine is
-MAX_LOST_MACHINES = 20
+CLOSE_S = 10.0  # for ending the workers, where the cluster may answer no more
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,14 @@ class RayExecutor:
     future raises ``BrokenProcessPool``, once workers ended on it ``max_retries`` + 1 times while
     their machines lived on. A lost machine (crashed, preempted, cut off) is no fault of the job and
     does not count as that; only after 20 of them is a job given up, as it may be what fells them.
+    One that is lost while workers start there counts for nothing, as they had no job.
     What a job's function raises is not retried.
 
     Machines that join the cluster are used as soon as they are there, unless ``num_workers`` limits
     the workers. A machine whose optbench or torch has another version than the driver's is left
-    out, with a warning; if no other is left, every job raises that as a ``ClusterError``. Another
-    commit of the same version is used, with a warning.
+    out, with a warning; if there never was another, every job raises that as a ``ClusterError``.
+    When the machines that were used are all gone, jobs wait for the next. Another commit of the
+    same version is used, with a warning.
 
     Args:
         num_workers: jobs at a time; None is what the cluster has room for. More than there is room
@@ -109,6 +111,8 @@ class RayExecutor:
         self._idle: list[_Slot] = []
         self._refused: dict[str, str] = {}
         self._told_commits: set[str] = set()
+        self._was_ready = False  # any worker, ever
+        self._told_to_wait = not self._room
         self._looked_at = time.monotonic()
         self._dispatcher = threading.Thread(
             target=self._dispatch, name="ray dispatcher", daemon=True
@@ -136,11 +140,17 @@ class RayExecutor:
         return future
 
     def close(self, *, cancel: bool = False) -> None:
-        """Wait for the submitted jobs; with ``cancel``, drop what is queued and kill what runs."""
+        """Wait for the submitted jobs; with ``cancel``, drop what is queued and kill what runs.
+
+        A cluster that does not answer is left after ten seconds then.
+        """
         with self._lock:
             self._closed = True
             self._mailbox.put(self._drop_everything if cancel else self._begin_closing)
-        self._dispatcher.join()
+        self._dispatcher.join(CLOSE_S if cancel else None)
+        if self._dispatcher.is_alive():
+            log.warning("Ray did not end the workers within %g s. Leaving the cluster.", CLOSE_S)
+            self._failure = ClusterError("The Ray cluster did not answer and was left.")
         self._cluster.disconnect()
         atexit.unregister(self._abandon)
 
@@ -156,6 +166,7 @@ class RayExecutor:
                     self._mailbox.get(timeout=TICK_S)()
                 if self._failure is None:
                     self._look_at_cluster()
+                if self._failure is None:
                     self._assign()
             except Exception as error:  # such as a cluster that is gone: whoever waits is told
                 self._failure = error
@@ -195,23 +206,34 @@ class RayExecutor:
         if time.monotonic() - self._looked_at < TICK_S or not self._queue:
             return
         self._looked_at = time.monotonic()
-        before, self._room = self._room, self._cluster.room(self._share, self._refused)
-        if self._refused and not self._room:
+        machines = self._cluster.machines()
+        self._refused = {n: why for n, why in self._refused.items() if machines.get(n)}
+        self._room = self._cluster.room(self._share, self._refused)
+        if self._room:
+            self._told_to_wait = False
+        elif self._refused and not self._was_ready:
             raise ClusterError(
                 "No machine of the cluster can carry out the runs:\n"
                 + "\n".join(self._refused.values())
             )
-        if before and not self._room and self._slots == self._starting:
-            log.warning("The cluster has no machine with %s left. Waiting for one.", self._share)
+        elif not self._told_to_wait and self._slots == self._starting:
+            self._told_to_wait = True
+            others = " besides those that are left out" if self._refused else ""
+            log.warning(
+                "The cluster has no machine with %s left%s. Waiting for one.", self._share, others
+            )
 
     def _assign(self) -> None:
         """Give idle workers their next jobs, and start workers for what is left."""
         while self._idle and (submission := self._next()) is not None:
             self._hand(self._idle.pop(), submission)
-        while len(self._starting) < len(self._queue) and len(self._slots) < (
-            self._given or self._room
-        ):
-            slot = _Slot(self._cluster.start_worker(self._share, self._refused))
+        lacking = len(self._queue) - len(self._starting)
+        free = (self._given or self._room) - len(self._slots)
+        if min(lacking, free) < 1:
+            return
+        lost = lost_machines(self._cluster.machines())
+        for _ in range(min(lacking, free)):
+            slot = _Slot(self._cluster.start_worker(self._share, self._refused), lost)
             self._slots.add(slot)
             self._starting.add(slot)
             self._when_done(slot.worker.describe.remote(), self._described, slot)
@@ -278,6 +300,7 @@ class RayExecutor:
         if (error := outcome.exception()) is not None:
             self._lost(slot, error)
             return
+        self._was_ready = True
         self._starting.discard(slot)
         self._idle.append(slot)
 
@@ -307,54 +330,38 @@ class RayExecutor:
         self._discard(slot)
         if (submission := slot.submission or self._next()) is None:
             return
-        home = None if self._cluster.is_unreachable(error) else slot.home
-        submission.losses.append(_Loss(home, self._cluster.reason(error)))
+        submission.losses.append(
+            Loss(
+                home=slot.home,
+                reason=self._cluster.reason(error),
+                in_reach=not self._cluster.is_unreachable(error),
+                starting=slot.submission is None,
+                lost_before=slot.lost_before,
+            )
+        )
         if not self._hopeless(submission):
             self._queue.appendleft(submission)
             return
         self._judged.add(submission)
         judge = functools.partial(self._mailbox.put, functools.partial(self._judge, submission))
-        timer = threading.Timer(GRACE_S, judge)
+        timer = threading.Timer(grace_s(submission.losses), judge)
         timer.daemon = True
         timer.start()
 
+    def _hopeless(self, submission: _Submission) -> bool:
+        return are_too_many(submission.losses, self._cluster.machines(), self._max_retries)
+
     def _judge(self, submission: _Submission) -> None:
-        """Give a job up, unless it turned out by now that its machine was to blame."""
+        """Give a job up, unless it turned out by now that its machines were to blame."""
         if submission not in self._judged:
             return
         self._judged.discard(submission)
-        if self._hopeless(submission):
-            submission.future.set_exception(self._broken(submission))
+        machines = self._cluster.machines()
+        if are_too_many(submission.losses, machines, self._max_retries):
+            error = given_up(submission.losses, machines, self._max_retries)
+            submission.future.set_exception(error)
         else:
             self._queue.appendleft(submission)
-
-    def _hopeless(self, submission: _Submission) -> bool:
-        crashes = len(self._crashes(submission))
-        return crashes > self._max_retries or (len(submission.losses) - crashes > MAX_LOST_MACHINES)
-
-    def _crashes(self, submission: _Submission) -> list[_Loss]:
-        """Of the workers that ended on a job, those whose machines live on."""
-        alive = self._cluster.alive()
-        return [
-            loss
-            for loss in submission.losses
-            if loss.home is not None and loss.home.node_id in alive
-        ]
-
-    def _broken(self, submission: _Submission) -> BrokenProcessPool:
-        crashes = self._crashes(submission)
-        if len(crashes) <= self._max_retries:
-            return BrokenProcessPool(
-                f"No worker lasted through {len(submission.losses)} attempts at this job: their "
-                f"machines were lost, or no worker could be started there (last: "
-                f"{submission.losses[-1].reason})."
-            )
-        last = crashes[-1]
-        return BrokenProcessPool(
-            f"The worker process ended on each of {len(crashes)} attempts at this job (last: "
-            f"{last.reason}). If it was killed for want of memory, use fewer workers or a smaller "
-            f"model.{last.home.log_text() if last.home else ''}"
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -368,21 +375,13 @@ class RayExecutor:
         self.close(cancel=kind is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Loss:
-    """A worker that ended: where it lived, if that is known and in reach, and what Ray says."""
-
-    home: Home | None
-    reason: str
-
-
 @dataclass(eq=False, slots=True)
 class _Submission:
     job: Callable[..., Any]
     arguments: tuple[Any, ...]
     future: Future[Any]
     started: bool = False
-    losses: list[_Loss] = field(default_factory=list[_Loss])
+    losses: list[Loss] = field(default_factory=list[Loss])
 
     def start(self) -> bool:
         """Mark the job as running; False if it was cancelled before."""
@@ -395,5 +394,6 @@ class _Slot:
     """A worker and what it is doing."""
 
     worker: Any
+    lost_before: frozenset[str]
     home: Home | None = None
     submission: _Submission | None = None

@@ -96,7 +96,7 @@ def run_study(
         CheckpointError: no checkpoint can be kept there.
         DataError: the study's corpus cannot be prepared.
         ConfigError: the corpus is too small for the study's runs, or there are more devices per run
-            than GPUs or than sequences in the study's smallest batch.
+            than GPUs, than are kept for one, or than sequences in the study's smallest batch.
         ClusterError: no workers can be had from Ray.
         WeightsError: there is no room for the weights.
         StoreError: the folder belongs to another study or another process.
@@ -104,7 +104,8 @@ def run_study(
             everything finished is kept.
     """
     failed = False
-    if problems := device_problems(sitting.execution, smallest_batch(config)):
+    problems = device_problems(sitting.execution, smallest_batch(config))
+    if problems := problems + executor.device_problems(sitting.execution.devices):
         raise ConfigError(problems)
     place = CheckpointRoot.of(out, sitting.checkpoints)
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)

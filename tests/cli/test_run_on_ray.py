@@ -170,3 +170,16 @@ def test_without_ray_the_study_says_how_to_get_it(
     )
     assert done.exit_code == 2
     assert done.stderr == "Error: Ray is not installed. Install it: pip install 'optbench[ray]'\n"
+
+
+def test_fewer_gpus_than_devices_of_a_run_are_refused_before_anything_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--executor", "ray", "--devices-per-run", "4", "--gpus-per-run", "2"]
+    done = CliRunner().invoke(main, ["run", "nano", *options])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(
+        "Error: A run was to use 4 devices, but only 2 GPUs were to be kept for it, "
+    )
+    assert list(tmp_path.iterdir()) == []

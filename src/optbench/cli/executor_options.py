@@ -14,7 +14,7 @@ _OPTIONS = (
     click.option(
         "--workers",
         type=click.IntRange(min=1),
-        help="Runs at a time, one thread each.  [default: the cores; with Ray, what there is]",
+        help="Runs at a time.  [default: the cores / devices per run; with Ray, what fits]",
     ),
     click.option(
         "--executor",
