@@ -335,7 +335,7 @@ def go_on_at(job: RankJob) -> None:
     def part(ranks: Ranks, stop: int | None) -> str:
         def interrupt(at: Any) -> None:
             if at.step == stop:
-                keeper._writer.settle(wait=True)
+                assert keeper._writer.is_free(60)
                 raise InterruptedError
 
         model = Llama(config.model, seed=3)
@@ -361,8 +361,8 @@ def go_on_at(job: RankJob) -> None:
         except InterruptedError:
             pass
         keeper.close()
-        assert torch.equal(torch.get_rng_state(), before)
         resumed = keeper.record().get("resumed_at_steps", [])
+        assert resumed or torch.equal(torch.get_rng_state(), before)  # nothing was drawn
         return f"{resumed} {digest({name: p.detach() for name, p in model.named_parameters()})}"
 
     with joined() as ranks:
