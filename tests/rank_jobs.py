@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -347,7 +348,7 @@ def go_on_at(job: RankJob) -> None:
             ranks.gather,
         )
         before = torch.get_rng_state()
-        try:
+        with contextlib.suppress(InterruptedError):
             train(
                 config,
                 model,
@@ -358,8 +359,6 @@ def go_on_at(job: RankJob) -> None:
                 ranks=ranks,
                 keeper=keeper,
             )
-        except InterruptedError:
-            pass
         keeper.close()
         resumed = keeper.record().get("resumed_at_steps", [])
         assert resumed or torch.equal(torch.get_rng_state(), before)  # nothing was drawn

@@ -141,7 +141,6 @@ def test_a_state_dict_that_raises_on_going_on_starts_the_run_anew(tmp_path: Path
     part = again.part()
     assert part.result is not None
     assert part.resumed_at == []
-    assert len(list(tmp_path.glob("*/step-*/checkpoint.json"))) == 2
     assert "RuntimeError: CUDA out of memory" in part.keeper.record()["checkpoint_problems"][0]
 
 

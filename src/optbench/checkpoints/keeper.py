@@ -5,9 +5,10 @@ The training loop asks it after every step and knows nothing of files.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -50,11 +51,13 @@ class _Found:
     """A checkpoint that has been read and found good; its model is not loaded yet.
 
     Args:
+        environment: that of the process that wrote it, as it says.
         fresh: the optimizer's state before.
     """
 
     loop: LoopState
     history: History
+    environment: object
     tensors: dict[str, Tensor]
     random: RandomState
     fresh: dict[str, Any]
@@ -78,6 +81,8 @@ class CheckpointKeeper:
         num_steps: of the whole run.
         seat: which rank this is.
         gather: the collective of all ranks.
+        environment: versions and device, of which a checkpoint keeps a note; plain JSON. One that
+            was made in another is used all the same, and the record says what differed.
         started: when this part of the run began, by ``time.perf_counter``.
     """
 
@@ -87,7 +92,8 @@ class CheckpointKeeper:
     seat: Seat = ONLY
     gather: Gather = alone
     started: float = field(default_factory=time.perf_counter)
-    history: History = History()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    history: History = field(default_factory=History)
     _writer: CheckpointWriter = field(init=False)
     _refused: list[str] = field(default_factory=list)
     _last: float = field(default_factory=time.perf_counter)
@@ -168,15 +174,13 @@ class CheckpointKeeper:
         loop, random = saved.loop(tensors), saved.random_state(tensors)
         fresh = optimizer.state_dict()
         saved.load_optimizer(model, optimizer, tensors)
-        return _Found(loop, history, tensors, random, fresh)
+        environment = manifest.facts[0].get("environment")
+        return _Found(loop, history, environment, tensors, random, fresh)
 
     def _take_up(self, step: int, found: _Found, model: nn.Module) -> LoopState:
         load_model(model, found.tensors)
         found.random.restore()
-        before = found.history
-        self.history = History(
-            before.wall_s, (*before.resumed_at_steps, step), before.written, before.failed
-        )
+        self.history = found.history.resumed(step, found.environment, self.environment)
         return found.loop
 
     def _refuse(self, step: int, refusal: _Refusal) -> None:
@@ -220,17 +224,20 @@ class CheckpointKeeper:
         except Exception as error:  # an optimizer's state_dict raises any class
             self._writer.give_up(step, _said(error))
         else:
-            facts = {**taken.facts, "history": self._history_facts()}
+            besides = {"history": self._history_facts(), "environment": self.environment}
+            facts = {**taken.facts, **besides}
             self._writer.save(step, taken.tensors, facts)
         self._last = time.perf_counter()
 
     def _history_facts(self) -> dict[str, Any]:
-        return {
-            "wall_s": self.wall_s,
-            "resumed_at_steps": list(self.history.resumed_at_steps),
-            "written": self.history.written + self._writer.written + 1,
-            "failed": self.history.failed + self._writer.failed,
-        }
+        """As of the end of the checkpoint that is being made."""
+        so_far = dataclasses.replace(
+            self.history,
+            wall_s=self.wall_s,
+            written=self.history.written + self._writer.written + 1,
+            failed=self.history.failed + self._writer.failed,
+        )
+        return so_far.to_facts()
 
     def close(self) -> None:
         """Wait for what is being written, for a minute at most."""
@@ -247,6 +254,7 @@ class CheckpointKeeper:
         """What a record says of checkpoints: nothing where nothing happened."""
         facts = {
             "resumed_at_steps": list(self.history.resumed_at_steps),
+            "resumed_from": list(self.history.resumed_from),
             "checkpoints_written": self.history.written + self._writer.written,
             "checkpoints_failed": self.history.failed + self._writer.failed,
             "checkpoint_problems": [*self._refused, *self._writer.problems],
