@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -315,6 +316,60 @@ def out_of_memory_on_one_rank(ranks: Ranks) -> dict[str, Any]:
     }
 
 
+def go_on_at(job: RankJob) -> None:
+    """A training without interruption, and the same one gone on with after each of some steps."""
+    import torch
+
+    from optbench.checkpoints.checkpoint import place_of
+    from optbench.checkpoints.keeper import CheckpointKeeper
+    from optbench.checkpoints.training_state import Seat
+    from optbench.execution import Execution
+    from optbench.model import Llama
+    from optbench.ranks import joined
+    from optbench.trainer import train
+
+    torch.set_num_threads(1)
+    case = Case("adamw", dtype="float32")
+    config = run_config(case)
+    place = place_of(Path(job.job["folder"]), "r")
+
+    def part(ranks: Ranks, stop: int | None) -> str:
+        def interrupt(at: Any) -> None:
+            if at.step == stop:
+                assert keeper._writer.is_free(60)
+                raise InterruptedError
+
+        model = Llama(config.model, seed=3)
+        keeper = CheckpointKeeper(
+            place,
+            Execution(checkpoint_minutes=None, checkpoint_steps=1 if stop else None),
+            config.num_steps,
+            Seat(ranks.rank, ranks.size),
+            ranks.gather,
+        )
+        before = torch.get_rng_state()
+        with contextlib.suppress(InterruptedError):
+            train(
+                config,
+                model,
+                build(case, model, ranks),
+                batches(case, config.model.vocab_size),
+                device=ranks.device,
+                on_progress=interrupt,
+                ranks=ranks,
+                keeper=keeper,
+            )
+        keeper.close()
+        resumed = keeper.record().get("resumed_at_steps", [])
+        assert resumed or torch.equal(torch.get_rng_state(), before)  # nothing was drawn
+        return f"{resumed} {digest({name: p.detach() for name, p in model.named_parameters()})}"
+
+    with joined() as ranks:
+        found = [part(ranks, stop) for stop in (None, *job.job["stops"], None)]
+        if ranks.is_first:
+            job.answer({"first": found[0], "last": found[-1]})
+
+
 def note_pid(job: RankJob) -> None:
     """Say who is there, and wait."""
     rank = os.environ["RANK"]
@@ -384,6 +439,7 @@ JOBS = {
     job.__name__: job
     for job in (
         train_cases,
+        go_on_at,
         note_pid,
         report_and_die,
         raise_an_error,

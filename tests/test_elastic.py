@@ -140,6 +140,28 @@ def test_an_error_of_who_listens_is_raised() -> None:
         elastic.carry_out(MODULE, {"name": "report_and_die"}, 2, listen)
 
 
+@pytest.mark.parametrize("error", [KeyError, ValueError])
+def test_an_error_of_who_listens_is_not_taken_for_a_torn_line(
+    error: type[Exception], tmp_path: Path
+) -> None:
+    def listen(what: object) -> None:
+        heard.append(what)
+        if what == 2:
+            raise error("bar")
+
+    heard: list[object] = []
+    (tmp_path / "progress").write_bytes(b'1\n{"torn\n2\n3\n')
+    with pytest.raises(error, match="bar"), elastic._following(tmp_path / "progress", listen):
+        pass
+    assert heard == [1, 2]
+
+
+def test_a_report_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    job = elastic.RankJob({}, 0, tmp_path / "no folder")
+    job.report({"step": 1})
+    assert not (tmp_path / "no folder").exists()
+
+
 def test_the_process_is_left_as_it_was() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     elastic.carry_out(MODULE, {"name": "report_and_die"}, 2)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from optbench import elastic
 from optbench.ranks import ALONE, Ranks
 
 from .rank_jobs import NUM_STEPS, Case
-from .ranks_together import CASES, SIZES, alone, together
+from .ranks_together import CASES, SIZES, alone, ranks_can_import_the_jobs, together
 
 
 def test_one_process_says_nothing_and_changes_nothing() -> None:
@@ -95,3 +97,16 @@ def test_ranks_shrink_their_micro_batches_together_when_one_has_no_room(size: in
     assert found["compared"] == 21
     assert found["difference"] < 1e-14
     assert all(one == found["curvature"][0] for one in found["curvature"])
+
+
+@pytest.mark.slow
+def test_three_ranks_go_on_with_the_bits_of_those_that_were_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With three, unlike two, the order of a sum depends on a gradient's place in its bucket."""
+    ranks_can_import_the_jobs(monkeypatch)
+    job = {"name": "go_on_at", "folder": str(tmp_path), "stops": [2, 6]}
+    found = elastic.carry_out("tests.rank_jobs", job, 3, max_restarts=0)
+    (before, bits), (after, others) = (x.rsplit(" ", 1) for x in (found["first"], found["last"]))
+    assert (before, after) == ("[]", "[1, 5]")
+    assert bits == others

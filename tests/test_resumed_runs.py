@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,7 @@ from optbench.trainer import Progress
 
 from .data.synthetic import VOCAB_SIZE, prepared
 
+module = importlib.import_module("optbench.run")
 EVERY_SECOND = Execution(checkpoint_steps=2)
 
 
@@ -112,3 +116,37 @@ def test_a_run_without_intervals_still_goes_on_from_what_is_there(
     )
     assert resumed.execution["resumed_at_steps"] == [20]
     assert resumed.execution["checkpoints_written"] == 10
+
+
+def test_a_run_that_goes_on_elsewhere_says_what_differed(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted_at(step: int) -> Callable[[Progress], None]:
+        def stop(at: Progress) -> None:
+            if at.step == step:
+                raise RuntimeError("out of luck")
+
+        return stop
+
+    def part(stop: int, **there: object) -> dict[str, Any]:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "environment", lambda: {**here, **there})
+            listen = interrupted_at(stop)
+            config = config_of("lion")
+            return run(
+                config, corpus, listen, execution=EVERY_SECOND, checkpoints=tmp_path
+            ).execution
+
+    here = module.environment()
+    part(5, torch="1.0", device="another")
+    part(9)
+    part(13)
+    execution = part(0, commit="abc")
+    assert execution["resumed_at_steps"] == [4, 8, 12]
+    assert execution["resumed_from"] == [
+        {
+            "step": 4,
+            "differs": {"torch": ["1.0", here["torch"]], "device": ["another", here["device"]]},
+        },
+        {"step": 12, "differs": {"commit": [here["commit"], "abc"]}},
+    ]

@@ -35,6 +35,10 @@ class Accumulation:
     its gradients. So the first two steps, the second of which is the first with an optimizer's
     state, are rehearsed without the sum, and the ranks shrink their micro-batches together.
 
+    DistributedDataParallel puts gradients together in buckets, anew after its first pass, and the
+    bits of a sum depend on a gradient's place there. So the first pass with the sum is made twice,
+    and a run that goes on in a new process adds up as the one that it goes on from.
+
     Args:
         size: sequences at a time, the same on all ranks; None is the whole share. It shrinks when
             memory runs out, and stays so.
@@ -47,6 +51,7 @@ class Accumulation:
         self._model = model
         self._rehearsals = 0 if ranks.size == 1 else REHEARSALS
         self._summed = None if ranks.size == 1 else _summed(model, ranks)
+        self._has_last_buckets = False
 
     def leave_gradients(self, batch: Batch) -> Tensor:
         """Put the gradient of the mean loss into the parameters.
@@ -66,6 +71,10 @@ class Accumulation:
             self._fitting(batch, lambda: self._backward(batch, self._model.loss))
             self.clear()
             self._rehearsals -= 1
+        if not self._has_last_buckets:
+            self._backward(batch, self._summed)
+            self.clear()
+            self._has_last_buckets = True
         return self._backward(batch, self._summed)
 
     def _backward(self, batch: Batch, last: Callable[..., Tensor]) -> Tensor:

@@ -185,9 +185,11 @@ class _Follower:
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.splitlines():
-            # A rank that was killed may have left a line torn.
-            with contextlib.suppress(ValueError):
-                self.on_report(json.loads(line))
+            try:
+                report = json.loads(line)
+            except ValueError:  # a rank that was killed, or a full disk, left the line torn
+                continue
+            self.on_report(report)
 
 
 # The ranks' side ---------------------------------------------------------------------------------
@@ -207,8 +209,11 @@ class RankJob:
     folder: Path
 
     def report(self, what: Json) -> None:
-        """Tell the process that waits how far the job is; for the first rank."""
-        with (self.folder / _PROGRESS).open("ab") as file:
+        """Tell the process that waits how far the job is; for the first rank.
+
+        A report that cannot be written, for a full disk, is lost and ends nothing.
+        """
+        with contextlib.suppress(OSError), (self.folder / _PROGRESS).open("ab") as file:
             file.write(json.dumps(what).encode() + b"\n")
 
     def answer(self, answer: Json) -> None:

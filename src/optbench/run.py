@@ -198,7 +198,13 @@ def _kept(
 
     place, seat = place_of(root, config.run_id), Seat(ranks.rank, ranks.size)
     keeper = CheckpointKeeper(
-        place, execution, config.num_steps, seat, ranks.gather, started=started.clock
+        place,
+        execution,
+        config.num_steps,
+        seat,
+        ranks.gather,
+        started=started.clock,
+        environment=environment(),
     )
     try:
         yield keeper

@@ -56,10 +56,13 @@ def train_one(
     config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
     with RunStore.open(directory, functools.partial(say, console)) as store:
         weights = _place_for_weights(directory, config.run_id) if keep_weights else None
-        if known := store.finished(config.run_id):
-            lacks_weights = weights is not None and not weights.exists()
+        known = store.finished(config.run_id)
+        lacks_weights = weights is not None and not weights.exists()
+        goes_on = lacks_weights and not (known and known.status == "diverged")
+        place.discard_finished(store, besides={config.run_id} if goes_on else set())
+        if known:
             console.print(_known_run(known, directory, lacks_weights), highlight=False)
-            if not lacks_weights or known.status == "diverged":
+            if not goes_on:
                 return known
         use_one_thread()
         corpus = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
@@ -75,10 +78,9 @@ def train_one(
             record = run(config, corpus, show, weights, execution, place.root)
         if known is None:
             store.append(record)
-            place.discard(record)
         elif record.status == "completed":
-            place.discard(record)
             console.print(_repetition(known, record), highlight=False)
+        place.discard(record)
     return record
 
 

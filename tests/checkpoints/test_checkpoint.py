@@ -338,7 +338,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "more losses than steps": (
         lambda f: forge(f, lambda t: t.update({"loop/0/recent_losses": torch.zeros(10)})),
-        "'loop/0/recent_losses' is float32 of shape .10,., but at most 9 losses",
+        "'loop/0/recent_losses' is float32 of shape .10,., but the run has float32 of shape .0,.",
     ),
     "random numbers without end": (
         lambda f: forge(

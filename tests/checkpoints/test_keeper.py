@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from optbench.checkpoints import keeper as module
 from optbench.checkpoints.checkpoint import place_of
 from optbench.checkpoints.keeper import CheckpointKeeper
 from optbench.checkpoints.training_state import TrainingStateError, held_names
@@ -253,8 +254,9 @@ def test_an_optimizer_with_a_parameter_that_is_not_the_models_is_not_kept(tmp_pa
 
 
 def test_where_the_store_cannot_be_looked_through_the_run_starts_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "PAUSES_S", (0.0,))
     (tmp_path / "file").write_text("no folder")
     runs = Runs(tmp_path / "file", config_of(steps=6), Execution(checkpoint_steps=2))
     part = runs.part()

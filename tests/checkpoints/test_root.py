@@ -2,22 +2,25 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from optbench import single_session
 from optbench.checkpoints.manifest import CheckpointError
 from optbench.checkpoints.root import CheckpointRoot
 from optbench.config import RunConfig
 from optbench.executors import InlineExecutor
-from optbench.store import RunStore
+from optbench.store import RunRecord, RunStore, Status
 from optbench.sweep import Sweep, Task
 
-from ..builders import config_with_lr, record_of
+from ..builders import TINY_CONFIG, config_with_lr, record_of
 
 
 def leave(root: Path, *run_ids: str) -> None:
     for run_id in run_ids:
-        (root / run_id / "step-00000001").mkdir(parents=True)
+        (root / run_id / "step-00000001").mkdir(parents=True, exist_ok=True)
 
 
 def names(root: Path) -> set[str]:
@@ -50,6 +53,60 @@ def test_what_a_driver_that_died_has_left_is_removed(tmp_path: Path) -> None:
         store.append(dataclasses.replace(failed, status="failed"))
         CheckpointRoot.of(tmp_path, None).discard_finished(store)
     assert names(root) == {failed.run_id, "other"}
+
+
+class Training:
+    """``optbench train`` of the tiny run, which itself is made up."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.root = folder, folder / "checkpoints"
+        self.record, self.found = record_of(TINY_CONFIG), set[str]()
+        manifest = SimpleNamespace(corpus="toy", vocab_size=64, fingerprint="f0")
+        monkeypatch.setattr(single_session, "run_problems", lambda _: [])
+        monkeypatch.setattr(single_session, "prepared_corpus", lambda *_: manifest)
+        monkeypatch.setattr(single_session, "check_corpus", lambda *_: None)
+        monkeypatch.setattr(single_session, "run", self.run)
+
+    def run(self, *_: object) -> RunRecord:
+        self.found = names(self.root)
+        leave(self.root, self.record.run_id)
+        return self.record
+
+    def __call__(self, *, keep_weights: bool = False) -> None:
+        console = Console(quiet=True)
+        single_session.train_one(TINY_CONFIG, self.folder, console, keep_weights=keep_weights)
+
+
+def test_train_removes_what_was_left_and_what_it_leaves_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = record_of(config_with_lr(2.0))
+    with RunStore.open(tmp_path) as store:
+        store.append(other)
+    training = Training(tmp_path, monkeypatch)
+    leave(training.root, other.run_id, "unknown")
+    training()
+    assert training.found == names(training.root) == {"unknown"}
+    leave(training.root, TINY_CONFIG.run_id)
+    training()
+    assert names(training.root) == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("status", "left"),
+    [("completed", set()), ("diverged", set()), ("failed", {TINY_CONFIG.run_id})],
+)
+def test_a_run_trained_again_for_its_weights_goes_on_and_then_leaves_nothing_unless_it_failed(
+    status: Status, left: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path, monkeypatch)
+    with RunStore.open(tmp_path) as store:
+        store.append(training.record)
+    leave(training.root, TINY_CONFIG.run_id)
+    training.record = record_of(status=status, loss=3.25 if status == "completed" else None)
+    training(keep_weights=True)
+    assert training.found == {TINY_CONFIG.run_id}
+    assert names(training.root) == left
 
 
 def test_what_cannot_be_removed_is_said_and_left(

@@ -31,7 +31,7 @@ def place(tmp_path: Path) -> Place:
 def save(writer: CheckpointWriter, *steps: int) -> None:
     for step in steps:
         writer.save(step, TENSORS, {"n": step})
-    writer.settle(wait=True)
+        assert writer.is_free(30)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -77,7 +77,7 @@ def test_the_snapshot_is_of_the_moment_and_the_caller_goes_on(
     assert writer.is_busy
     tensor.fill_(7)
     go_on.set()
-    writer.settle(wait=True)
+    assert writer.is_free(30)
     assert not writer.is_busy
     with place.streams(place.manifest(1)) as (stream,):
         assert torch.equal(stream.read({"a"})["a"], torch.ones(3))

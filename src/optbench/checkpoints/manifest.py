@@ -23,6 +23,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message names the file and what is wrong with it."""
 
 
+class NewerSchemaError(CheckpointError):
+    """A checkpoint of a newer optbench, with which nothing need be wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What ``checkpoint.json`` says.
@@ -63,14 +67,15 @@ class Manifest:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            CheckpointError: a pickle, no JSON, a newer schema, another run or step, changed.
+            NewerSchemaError: a schema that is not known yet.
+            CheckpointError: a pickle, no JSON, another run or step, changed.
         """
         raw = _json_object(data)
         schema = raw.get("schema")
         if type(schema) is not int or schema < 1:
             raise CheckpointError(f"{MANIFEST} has no schema number, but {schema!r}.")
         if schema > SCHEMA_VERSION:
-            raise CheckpointError(
+            raise NewerSchemaError(
                 f"{MANIFEST} has schema {schema}, but this version of optbench reads up to "
                 f"{SCHEMA_VERSION}. Install a newer optbench to go on from it."
             )

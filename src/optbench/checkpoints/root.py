@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +48,15 @@ class CheckpointRoot:
         except Exception as error:  # a store at a URL raises any class
             self._say(error)
 
-    def discard_finished(self, store: RunStore) -> None:
-        """Remove those that a driver died before removing."""
+    def discard_finished(self, store: RunStore, besides: Collection[str] = ()) -> None:
+        """Remove those that a driver died before removing.
+
+        Args:
+            besides: runs that are to be trained again, and may go on from theirs.
+        """
+        finished = {run_id for run_id in store.records if store.has_finished(run_id)}
         try:
-            discard_finished(self.root, {run for run in store.records if store.has_finished(run)})
+            discard_finished(self.root, finished - {*besides})
         except Exception as error:
             self._say(error)
 

@@ -33,6 +33,7 @@ Specs: TypeAlias = Mapping[str, TensorSpec]
 # eight times the parameter and the square matrices of both its sides, in double precision.
 _BYTES_PER_ELEMENT = 64
 _BYTES_BESIDES = 2**16
+_MOST_CHARACTERS = 100  # of a name that is quoted
 
 
 def check_saved(
@@ -55,14 +56,19 @@ def check_saved(
         TrainingStateError: with what is missing, unknown, or of another type, shape or size.
     """
     try:
-        for facts in saved.facts:
-            _check_loop(facts["loop"], step, num_steps)
+        loop = saved.facts[0]["loop"]
+        _check_loop(loop, step, num_steps)
+        for rank, facts in enumerate(saved.facts):
+            if facts["loop"] != loop:
+                raise TrainingStateError(f"The loop of rank {rank} is not that of the first one.")
         named = [_named(facts, rank) for rank, facts in enumerate(saved.facts)]
         _check_names(named, specs, set(model.state_dict()))
         merged = {name: spec for one in specs for name, spec in one.items()}
         _check_model(merged, model)
+        since_point = step - max((at for at, _ in loop["train_curve"]), default=0)
         for rank in range(len(specs)):
             _check_measurements(merged, rank, step)
+            _check_losses(loop_tensor(rank, "recent_losses"), merged, model, since_point)
         _check_optimizer(saved, merged, model, optimizer, step)
     except (KeyError, TypeError, AttributeError, ValueError, PlainError) as error:
         raise TrainingStateError(
@@ -80,9 +86,12 @@ def _check_loop(loop: Facts, step: int, num_steps: int) -> None:
     for name in ("train_curve", "val_curve"):
         before = 0
         for at, loss in loop[name]:
-            if type(at) is not int or not before < at <= step or not math.isfinite(loss):
+            numbers = type(at) is int and type(loss) is float
+            if not numbers or not before < at <= step or not math.isfinite(loss):
                 raise TrainingStateError(f"Its {name} has the point ({at!r}, {loss!r}).")
             before = at
+        if step == num_steps != before:
+            raise TrainingStateError(f"It is of the last step, but its {name} ends at {before}.")
     for name in ("first_micro_batch_size", "micro_batch_size"):
         size = loop[name]
         if size is not None and (type(size) is not int or size < 1):
@@ -103,12 +112,12 @@ def _check_names(
     for rank, (names, found) in enumerate(zip(named, specs, strict=True)):
         expected = {*names, *(f"model/{name}" for name in in_model if rank == 0)}
         wrong = {"lacks": expected - {*found}, "has the unknown": {*found} - expected}
-        problems = [f"{what} {sorted(some)[:5]}" for what, some in wrong.items() if some]
+        problems = [f"{what} {_few(some)}" for what, some in wrong.items() if some]
         if problems:
             raise TrainingStateError(f"The file of rank {rank} {' and '.join(problems)}.")
     files = Counter(name for one in specs for name in one)
-    if several := sorted(name for name, count in files.items() if count > 1):
-        raise TrainingStateError(f"More than one of its files has {several[:5]}.")
+    if several := [name for name, count in files.items() if count > 1]:
+        raise TrainingStateError(f"More than one of its files has {_few(several)}.")
 
 
 def _check_model(specs: Specs, model: nn.Module) -> None:
@@ -119,13 +128,17 @@ def _check_model(specs: Specs, model: nn.Module) -> None:
 def _check_measurements(specs: Specs, rank: int, step: int) -> None:
     for name in LOOP_TENSORS[:2]:
         _check_spec(loop_tensor(rank, name), specs, TensorSpec(torch.float64, (step,)))
-    name = loop_tensor(rank, "recent_losses")
-    losses = specs[name]
-    if not losses.dtype.is_floating_point or len(losses.shape) != 1 or losses.shape[0] > step:
-        raise TrainingStateError(f"'{name}' is {losses}, but at most {step} losses are expected.")
     for name in (n for n in specs if n.startswith(f"random/{rank}/")):
         if specs[name].num_bytes > 2 * torch.get_rng_state().numel():
-            raise TrainingStateError(f"'{name}' is {specs[name]}, too much for a generator.")
+            raise TrainingStateError(f"'{_cut(name)}' is {specs[name]}, too much for a generator.")
+
+
+def _check_losses(name: str, specs: Specs, model: nn.Module, count: int) -> None:
+    """So many of the model's losses, which are float32 or wider."""
+    wide = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+    # Where there are none, there is none whose type could be kept.
+    dtype = wide if count else specs[name].dtype
+    _check_spec(name, specs, TensorSpec(dtype, (count,)))
 
 
 def _check_spec(name: str, specs: Specs, expected: TensorSpec) -> None:
@@ -142,10 +155,10 @@ def _check_optimizer(
 ) -> None:
     shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
     owners = Counter(name for facts in saved.facts for name in facts["optimizer"]["state"])
-    if unknown := sorted(owners.keys() - shapes.keys()):
-        raise TrainingStateError(f"It has states of what the model does not have: {unknown[:5]}.")
-    if several := sorted(name for name, count in owners.items() if count > 1):
-        raise TrainingStateError(f"Several ranks have a state of {several[:5]}.")
+    if unknown := owners.keys() - shapes.keys():
+        raise TrainingStateError(f"It has states of what the model does not have: {_few(unknown)}.")
+    if several := [name for name, count in owners.items() if count > 1]:
+        raise TrainingStateError(f"Several ranks have a state of {_few(several)}.")
     limits = {name: _most_bytes(shape) for name, shape in shapes.items()}
     for name in owners:
         _check_bytes(f"optimizer/{name}", saved.entry(name), specs, limits[name])
@@ -204,14 +217,14 @@ def _check_own(entry: Any, name: str, specs: Specs, expected: Specs, step: int) 
     tensors = {key: value["tensor"] for key, value in found.items() if isinstance(value, dict)}
     if tensors != {key: f"optimizer/{name}/{key}" for key in expected}:
         raise TrainingStateError(
-            f"The state of '{name}' has the tensors {sorted(tensors)}, but {sorted(expected)} are "
+            f"The state of '{name}' has the tensors {_few(tensors)}, but {_few(expected)} are "
             f"expected."
         )
     for key, spec in expected.items():
         _check_spec(tensors[key], specs, spec)
     for key in found.keys() - tensors.keys():
         if type(found[key]) is not int or not 0 <= found[key] <= step:
-            raise TrainingStateError(f"The state '{key}' of '{name}' is {found[key]!r:.200}.")
+            raise TrainingStateError(f"The state '{_cut(key)}' of '{name}' is {found[key]!r:.200}.")
 
 
 def _check_group(found: Mapping[str, Any], group: Mapping[str, Any], *, exact: bool) -> None:
@@ -232,3 +245,13 @@ def _alike(one: Any, other: Any) -> bool:
         return True
     numbers = [isinstance(x, int | float) and not isinstance(x, bool) for x in (one, other)]
     return all(numbers) or type(one) is type(other)
+
+
+def _few(names: Collection[str]) -> list[str]:
+    """The first of some names, to be quoted."""
+    return [_cut(name) for name in sorted(names)[:5]]
+
+
+def _cut(name: str) -> str:
+    """A name, or its beginning, to be quoted."""
+    return name if len(name) <= _MOST_CHARACTERS else f"{name[: _MOST_CHARACTERS - 3]}..."

@@ -8,8 +8,10 @@ with the checkpoints that it has.
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +26,7 @@ T = TypeVar("T")
 KEEP = 2
 _LOG = logging.getLogger(__name__)
 _MOST_PROBLEMS = 10
+CLOSE_S = 60.0  # how long the end of a run waits for a checkpoint that is still being written
 
 
 class Gather(Protocol):
@@ -66,7 +69,8 @@ class CheckpointWriter:
 
     With several ranks each writes its own file, and the first writes the manifest when all say that
     theirs is there. They say so through ``gather``, which is called by the caller's thread alone,
-    in :meth:`settle`, :meth:`save` and :meth:`give_up`; every rank calls these at the same steps.
+    in :meth:`settle` and :meth:`is_free`; every rank calls these at the same steps, and so it does
+    :meth:`save` or :meth:`give_up`.
 
     Args:
         place: of the run.
@@ -86,63 +90,86 @@ class CheckpointWriter:
     failed: int = 0
     problems: list[str] = field(default_factory=list)
     superseded: set[int] = field(default_factory=set)
-    _pool: ThreadPoolExecutor | None = None
     _file: Future[RankWritten] | None = None
     _end: Future[None] | None = None
+    _abandoned: bool = False
 
     @property
     def is_busy(self) -> bool:
-        """Whether this rank is still writing."""
-        return any(f is not None and not f.done() for f in (self._file, self._end))
+        """Whether a checkpoint is under way, as far as this rank knows."""
+        return self._file is not None or not (self._end is None or self._end.done())
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Copy the tensors and begin to write them; a write still under way is awaited first.
+        """Copy the tensors and begin to write them; nothing may be under way (:meth:`is_free`).
 
         Args:
             step: steps taken.
             tensors: this rank's, on any device.
             facts: this rank's other state, plain JSON.
         """
-        self.settle(wait=True)
         try:
             snapshot = {name: _copy(tensor) for name, tensor in tensors.items()}
-        except (RuntimeError, MemoryError) as error:  # no memory for a second copy
-            self._begin(_done(RankWritten(step, None, facts, _reason(error))))
+        except Exception as error:  # no memory for a second copy
+            self.give_up(step, _reason(error))
         else:
-            self._begin(self._submit(lambda: self._write_file(step, snapshot, facts)))
+            self._begin(step, lambda: self._write_file(step, snapshot, facts))
 
     def give_up(self, step: int, problem: str) -> None:
         """In place of :meth:`save`: let all ranks know that this one has nothing to write."""
-        self.settle(wait=True)
-        self._begin(_done(RankWritten(step, None, {}, problem)))
+        self._begin(step, lambda: RankWritten(step, None, {}, problem))
 
-    def _begin(self, file: Future[RankWritten]) -> None:
+    def _begin(self, step: int, write: Callable[[], RankWritten]) -> None:
         if self.num_ranks == 1:
-            self._end = self._submit(lambda: self._complete([file.result()]))
+            self._end = _in_background(
+                lambda: self._complete([write()]), lambda problem: self.note_failed(step, problem)
+            )
         else:
-            self._file = file
+            self._file = _in_background(write, lambda problem: RankWritten(step, None, {}, problem))
 
-    def settle(self, *, wait: bool = False) -> None:
-        """Complete a checkpoint whose files are there; with ``wait``, when they are there.
+    def is_free(self, wait_s: float = 0.0) -> bool:
+        """Whether nothing is under way on any rank, after ``wait_s`` seconds at most.
+
+        A collective where there are several ranks.
+        """
+        until = time.monotonic() + wait_s
+        self.settle(wait_s)
+        _await(self._end, until)
+        return not any(self.gather(self.is_busy))
+
+    def settle(self, wait_s: float = 0.0) -> None:
+        """Complete a checkpoint whose files are there, after ``wait_s`` seconds at most.
 
         A collective where there are several ranks and a checkpoint is under way.
         """
-        if self._file is not None:
-            ready = wait or self._file.done()
-            found = self.gather(self._file.result().to_plain() if ready else None)
-            complete = [RankWritten.from_plain(one) for one in found if one is not None]
-            if len(complete) == len(found):
-                self._file = None
-                self._end = self._submit(lambda: self._complete(complete))
-        if wait and self._end is not None:
-            self._end.result()
-            self._end = None
+        if self._file is None:
+            return
+        _await(self._file, time.monotonic() + wait_s)
+        if not all(self.gather(self._file.done())):
+            return
+        ranks = [RankWritten.from_plain(one) for one in self.gather(self._file.result().to_plain())]
+        self._file = None
+        self._end = _in_background(
+            lambda: self._complete(ranks), lambda problem: self.note_failed(ranks[0].step, problem)
+        )
 
-    def close(self) -> None:
-        """Wait for what this rank is writing; calls no collective, so it may follow an error."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-        self._pool = self._file = self._end = None
+    def close(self, wait_s: float = CLOSE_S) -> None:
+        """Wait for what this rank is writing, but no longer than ``wait_s`` seconds.
+
+        It calls no collective, so it may follow an error.
+        """
+        until = time.monotonic() + wait_s
+        if not all([_await(self._file, until), _await(self._end, until)]):
+            self._abandoned = True
+            self.failed += 1
+            self.note(
+                f"A checkpoint was still being written {wait_s:g} s after the run; it was given up."
+            )
+        self._file = self._end = None
+
+    def note_failed(self, step: int, problem: str) -> None:
+        """Count a checkpoint that is not written."""
+        self.failed += 1
+        self.note(f"The checkpoint of step {step} was not written: {problem}")
 
     def note(self, problem: str) -> None:
         """Remember a problem, and say the first one."""
@@ -150,11 +177,6 @@ class CheckpointWriter:
             _LOG.warning("%s", problem)
         if len(self.problems) < _MOST_PROBLEMS:
             self.problems.append(problem)
-
-    def _submit(self, job: Callable[[], T]) -> Future[T]:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        return self._pool.submit(job)
 
     def _write_file(
         self, step: int, snapshot: dict[str, Tensor], facts: Mapping[str, Any]
@@ -168,6 +190,8 @@ class CheckpointWriter:
 
     def _complete(self, ranks: list[RankWritten]) -> None:
         """Write the manifest, if all files are there, and remove what it makes superfluous."""
+        if self._abandoned:  # the run has ended without it
+            return
         step, run_id = ranks[0].step, self.place.run_id
         problem = next((one.problem for one in ranks if one.problem), "")
         files = tuple(one.file for one in ranks if one.file is not None)
@@ -178,8 +202,7 @@ class CheckpointWriter:
         except Exception as error:
             problem = _reason(error)
         if problem:
-            self.failed += 1
-            self.note(f"The checkpoint of step {step} was not written: {problem}")
+            self.note_failed(step, problem)
         else:
             self.written += 1
         if self.rank == 0:
@@ -206,10 +229,32 @@ def _copy(tensor: Tensor) -> Tensor:
     return copy.copy_(tensor.detach())
 
 
-def _done(value: T) -> Future[T]:
+def _in_background(job: Callable[[], T], otherwise: Callable[[str], T]) -> Future[T]:
+    """A job in a thread, or ``otherwise`` with the reason why there is none.
+
+    No thread of a pool: the end of a process waits for those, and a store may hang for ever.
+    """
     future: Future[T] = Future()
-    future.set_result(value)
+
+    def carry_out() -> None:
+        try:
+            future.set_result(job())
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=carry_out, name="checkpoint", daemon=True).start()
+    except Exception as error:
+        future.set_result(otherwise(_reason(error)))
     return future
+
+
+def _await(future: Future[Any] | None, until: float) -> bool:
+    """Whether a future is done, or nothing is to be done, by then (``time.monotonic``)."""
+    if future is None:
+        return True
+    wait([future], max(0.0, until - time.monotonic()))
+    return future.done()
 
 
 def _reason(error: BaseException) -> str:
