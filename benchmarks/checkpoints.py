@@ -112,7 +112,8 @@ class Training:
 
     def wait(self) -> None:
         """Until the checkpoint is complete."""
-        self.writer.settle(wait=True)
+        while not self.writer.is_free(60.0):
+            pass
 
     def round(self, kind: str, steps: int) -> float:
         """Seconds of so many steps and of what the run itself waits for a checkpoint."""
