@@ -645,6 +645,24 @@ def test_an_interruption_stores_what_has_ended_and_stores_it_once(
     assert len((store.directory / "runs.jsonl").read_text().splitlines()) == 5
 
 
+@pytest.mark.parametrize("place", ["os.fsync", "optbench.record_file.parse_object"])
+def test_an_interruption_behind_a_written_line_writes_it_once(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        patch.undo()
+        raise KeyboardInterrupt
+
+    bench = bench_in(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bench.carry_out(ask([1, 2]))
+    bench.carry_out(ask([1, 2]))
+    assert len((store.directory / "runs.jsonl").read_text().splitlines()) == 2
+    assert bench.job.trained == [1, 2]
+
+
 def test_an_interruption_between_a_record_and_its_answer_stores_it_once(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

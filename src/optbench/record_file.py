@@ -88,16 +88,16 @@ class RecordFile(Mapping[str, R]):
                 except StoreError as error:
                     raise StoreError(f"{self.path}, line {number}: {error}") from None
                 self._add(raw, len(line))
-                self._number = number
+                # Last, so that an interruption before it has the line looked at once more.
+                self._number, self._end = number, self._end + len(line) + 1
 
     def _add(self, raw: Mapping[str, Any], length: int) -> None:
         """Count the next record of the file; a finished run is never displaced."""
-        offset, self._end = self._end, self._end + length + 1
         run_id = raw["run_id"]
         known = self._lines.get(run_id)
         if known is not None and not known.failed:
             return
-        line = _Line(offset, length, raw["status"] == "failed", raw["num_tokens"])
+        line = _Line(self._end, length, raw["status"] == "failed", raw["num_tokens"])
         self._lines[run_id] = line
         self._parsed.pop(run_id, None)
         self.totals.runs += known is None

@@ -215,11 +215,17 @@ class RunStore:
         Raises:
             StoreError: the disk refuses it, or another process has taken the store over.
         """
-        try:
-            self._write(RUNS, record.to_json().encode())
-        finally:  # also after an interruption while the disk was waited for: the line may be there
-            self._file.catch_up()
+        self._write(RUNS, record.to_json().encode())
+        self.catch_up()
         ended_path(self.directory, record.run_id).unlink(missing_ok=True)
+
+    def catch_up(self) -> None:
+        """Count the lines that are there: an interruption may have come behind the writing of one.
+
+        Raises:
+            StoreError: a line is damaged.
+        """
+        self._file.catch_up()
 
     def note(self, kind: str, /, **facts: Any) -> None:
         """Append to the journal, unless it has this very entry already.

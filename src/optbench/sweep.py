@@ -306,6 +306,7 @@ class Sweep:
 
     def _store_ended(self) -> None:
         """Keep the records of runs that have ended and that nobody looked at yet."""
+        self.store.catch_up()
         for future in [future for future in self._running if future.done()]:
             if not future.cancelled() and future.exception() is None:
                 record = future.result()
