@@ -143,9 +143,10 @@ def test_with_several_ranks_it_is_complete_at_the_next_step(
 
 
 def test_the_end_of_a_run_waits_only_so_long(tmp_path: Path, go_on: threading.Event) -> None:
+    before = set(threading.enumerate())  # another test's may not have ended yet
     writer = CheckpointWriter(place_of(tmp_path, "r"))
     writer.save(1, TENSORS, {})
-    (thread,) = (one for one in threading.enumerate() if one.name == "checkpoint")
+    (thread,) = set(threading.enumerate()) - before
     assert thread.daemon  # so the end of the process does not wait for it either
     writer.close(0.01)
     assert (writer.written, writer.failed) == (0, 1)
