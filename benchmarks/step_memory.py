@@ -26,7 +26,7 @@ from optbench.ladder import PAPER_SIZES, SIZES
 from optbench.memory import state_bytes, step_memory
 from optbench.micro_batches import Batch
 from optbench.run import build_model, build_optimizer, default_device, environment
-from optbench.session import single_run_config
+from optbench.single_run import single_run_config
 
 
 def main() -> None:

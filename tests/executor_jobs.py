@@ -76,6 +76,32 @@ def wait_for(path: Path, started: Path) -> int:
     return os.getpid()
 
 
+def begin_and_end(folder: Path, name: str, seconds: float) -> tuple[str, str]:
+    """Note the beginning and the end of an attempt; returns the name and the Ray node's id."""
+    _note(folder / f"begun {name}")
+    time.sleep(seconds)
+    return name, _note(folder / f"ended {name}")
+
+
+def begin_wait_and_end(folder: Path, name: str) -> tuple[str, str]:
+    """The same, but the end comes when there is a file ``go`` in the folder."""
+    wait_for(folder / "go", folder / f"started {name}")
+    return begin_and_end(folder, name, 0.0)
+
+
+def _note(path: Path) -> str:
+    import ray
+
+    node_id = ray.get_runtime_context().get_node_id()
+    with path.open("a") as file:
+        file.write(f"{node_id}\n")
+    return node_id
+
+
+def visible_gpus() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
 def meet(own: Path, other: Path) -> int:
     own.touch()
     return wait_for(other, own)

@@ -93,3 +93,59 @@ def test_reading_is_compared_with_training(tmp_path: Path) -> None:
     rows = json.loads(out.read_text())["rows"]
     assert len(rows) == 12
     assert all(0 < row["read_us"] < row["step_us"] for row in rows)
+
+
+def test_the_engine_is_timed_against_another_tree(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, str(BENCHMARKS / "engine.py"), "--against", str(BENCHMARKS.parent)),
+            *("--queued", "20", "--records", "50", "--trained", "0", "--rounds", "2"),
+            *("--out", str(out)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["label"]: row for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == [
+        *("20 runs, inline 1", "20 runs, processes 1", "20 runs, processes 2"),
+        "store of 50",
+    ]
+    for row in rows.values():
+        assert row["rounds"].keys() == {"ours", "against"}
+        assert [len(each) for each in row["rounds"].values()] == [2, 2]
+        assert all(one["peak_mib"] > 10 for each in row["rounds"].values() for one in each)
+    assert rows["store of 50"]["medians"]["ours"]["records"] == 50
+    inline = rows["20 runs, inline 1"]["medians"]["ours"]
+    assert inline["driver_cpu_ms_per_run"] > 0
+    assert inline["ms_per_run"] > 0
+
+
+def test_the_cost_of_a_checkpoint_is_measured_beside_a_step(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    size = ["--layers", "1", "--width", "64", "--vocab", "64", "--batch-size", "2"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(BENCHMARKS / "checkpoints.py"),
+            *size,
+            *("--rounds", "2", "--steps", "2", "--folder", str(tmp_path), "--out", str(out)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(out.read_text())
+    # Parameters and two moments in float32, and a little beside.
+    assert 0 <= facts["checkpoint_bytes"] - 12 * facts["parameters"] < 10_000
+    assert facts["parts"]["snapshot_wall_s"]["median"] > 0
+    assert facts["parts"]["write_cpu_s"]["median"] > 0
+    rounds = facts["round_s"]
+    assert {kind: len(times) for kind, times in rounds.items()} == dict.fromkeys(
+        ("none", "none again", "synchronous", "asynchronous"), 2
+    )
+    for kind, delay in facts["run_delayed_by_s"].items():
+        pairs = zip(rounds[kind], rounds["none"], strict=True)
+        assert delay["median"] == pytest.approx(sum(one - none for one, none in pairs) / 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]

@@ -5,6 +5,7 @@ import torch
 
 from optbench.config import ModelConfig
 from optbench.curvature_estimates import give_curvature, leave_hessian_product
+from optbench.label_noise import LabelNoise
 from optbench.model import Llama
 from optbench.optimizers import Sophia, parameter_groups
 
@@ -55,7 +56,9 @@ def test_sampled_labels_follow_the_predictions(model: Llama, tokens: torch.Tenso
     """Their mean loss is the mean entropy of the predictions."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        losses = torch.stack([model.sampled_label_loss(tokens, generator) for _ in range(2000)])
+        losses = torch.stack(
+            [model.sampled_label_loss(tokens, LabelNoise(generator, 12)) for _ in range(2000)]
+        )
         log_probs = model(tokens[:, :-1]).log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
     standard_error = losses.std() / len(losses) ** 0.5

@@ -9,7 +9,7 @@ from optbench.devices import DEVICES, Device
 from optbench.model import Llama
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import build_optimizer, optimizer_state_bytes
-from optbench.session import single_run_config
+from optbench.single_run import single_run_config
 
 MFU = 0.4
 H100 = DEVICES["h100"]

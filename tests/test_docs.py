@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.cli import main
 from optbench.optimizers import OPTIMIZERS
+from optbench.report.cells_table import markdown_cells_table
 from optbench.report.text import markdown_table, mean_text, speedup_text
 from optbench.store import RunStore
 from optbench.study_file import read_study
@@ -112,10 +113,20 @@ def test_every_verb_is_in_the_readme() -> None:
 
 
 def test_the_result_of_the_readme_is_recomputed_from_the_committed_records() -> None:
-    summary = summarise(RunStore.read(ROOT / "results" / "nano"))
+    summary = summarise(RunStore.read(ROOT / "results" / "nano_ladder"))
+    assert {row.optimizer for row in summary.rows} == set(OPTIMIZERS)
     assert markdown_table(summary) in (ROOT / "README.md").read_text(encoding="utf-8")
     log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
-    assert_in_log(summary, log)
+    section = log[log.index("· The ladder study") :]
+    assert_in_log(summary, section)
+    table = markdown_cells_table(summary).split("\n\n", 1)[1].strip()
+    assert table in section
+
+
+def test_the_table_of_the_nano_study_is_recomputed_from_the_committed_records() -> None:
+    summary = summarise(RunStore.read(ROOT / "results" / "nano"))
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    assert_in_log(summary, log[log.index("· The nano study with the new search") :])
 
 
 def assert_in_log(summary: StudySummary, log: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from optbench.document_attention import attend, block_mask, document_mask, pair_mask
+from optbench.label_noise import LabelNoise
 from optbench.model import Llama
 
 from .builders import TINY_MODEL
@@ -97,7 +98,8 @@ def test_labels_are_sampled_from_predictions_within_documents() -> None:
     model = lively_model(MODEL)
     model.head.weight.data *= 1000
     tokens = torch.cat([packed_tokens(), packed_tokens()[:, :1]], dim=1)
-    loss = model.sampled_label_loss(tokens, torch.Generator().manual_seed(0), DOC_IDS)
+    noise = LabelNoise(torch.Generator().manual_seed(0), DOC_IDS.numel())
+    loss = model.sampled_label_loss(tokens, noise, DOC_IDS)
     likeliest = model(tokens[:, :-1], DOC_IDS).argmax(-1)
     sure = torch.cat([tokens[:, :1], likeliest], dim=1)
     inputs_kept = model(tokens[:, :-1], DOC_IDS).flatten(0, 1)

@@ -174,9 +174,9 @@ def test_a_predicted_value_is_clamped_to_its_bounds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        (Budget(runs=9), "10 runs, at most 9"),
-        (Budget(core_hours=9 / 3600), "0.0028 core hours, at most 0.0025"),
-        (Budget(tokens=3e6), "1.31e+07 tokens, at most 3e+06"),
+        (Budget(runs=9), "9 runs, at most 9"),
+        (Budget(core_hours=9 / 3600), "0.0025 core hours, at most 0.0025"),
+        (Budget(tokens=3e6), "5.24e+06 tokens, at most 3e+06"),
     ],
 )
 def test_a_budget_stops_the_study_and_a_larger_one_goes_on(

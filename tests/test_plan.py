@@ -33,7 +33,7 @@ from optbench.plan import (
     refuse_long_measurements,
 )
 from optbench.planned_runs import PlannedRuns, planned_runs
-from optbench.session import single_run_config
+from optbench.single_run import single_run_config
 from optbench.study_file import find_study, read_study
 
 
@@ -195,11 +195,11 @@ def test_steps_that_take_too_long_here_are_not_measured(paper: list[PlannedRuns]
         match=r"Timing the steps of size 1\.2b \(batches of 128 × 4096 tokens\) would take at "
         r"least .* on this machine, .* --device: h100, h200, b200, a100, l40s, rtx4090\.",
     ):
-        refuse_long_measurements(paper)
+        refuse_long_measurements(paper, InlineExecutor())
 
 
 def test_small_steps_are_measured(planned: list[PlannedRuns]) -> None:
-    refuse_long_measurements(planned)
+    refuse_long_measurements(planned, InlineExecutor())
 
 
 def test_the_limit_is_half_a_minute_at_the_rate_of_a_matrix_product(
@@ -209,10 +209,10 @@ def test_the_limit_is_half_a_minute_at_the_rate_of_a_matrix_product(
     flops = step.train_flops / step.num_steps
     steps = 10 + 60 + 20 / 3
     monkeypatch.setattr("optbench.plan.matmul_flops_per_s", lambda: steps * flops / 29.9)
-    refuse_long_measurements(planned)
+    refuse_long_measurements(planned, InlineExecutor())
     monkeypatch.setattr("optbench.plan.matmul_flops_per_s", lambda: steps * flops / 30.1)
     with pytest.raises(ConfigError, match=re.escape("at least 30 s on this machine")):
-        refuse_long_measurements(planned)
+        refuse_long_measurements(planned, InlineExecutor())
 
 
 def test_a_matrix_product_has_a_plausible_rate() -> None:

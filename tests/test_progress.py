@@ -92,6 +92,21 @@ def test_a_log_gets_one_line_for_each_run() -> None:
     assert "val 4.1250" in line
 
 
+def test_a_failure_gets_a_line_with_the_end_of_its_error() -> None:
+    output = io.StringIO()
+    config = run("muon", 0.064)
+    error = "Traceback (most recent call last):\n  ...\nValueError: no [bold] room\n"
+    with watched(Console(file=output, width=40)) as progress:
+        progress.queued([config])
+        progress.failed(config, error, given_up=False)
+        progress.failed(config, error, given_up=True)
+    assert output.getvalue().splitlines() == [
+        f"muon lr=0.064 momentum=0.9 tokens=0.66M seed=0 failed, {then}: ValueError: no [bold] room"
+        for then in ("tried again", "given up")
+    ]
+    assert progress.runs_trained == 0
+
+
 def test_run_level_axes_are_described_as_well() -> None:
     text = describe_configuration(run("adamw", 0.008), ["lr", "batch_size", "warmup_frac"])
     assert text == "lr=0.008 batch_size=16 warmup_frac=0.1"

@@ -1,12 +1,15 @@
 """run(): a configuration in, a complete record out, whatever happens in between."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from optbench.execution import Execution
+from optbench.installed import git_state_of
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems, run
 from optbench.store import RunRecord
@@ -142,3 +145,22 @@ def test_records_of_before_execution_was_recorded_are_read(corpus: Path) -> None
     raw = json.loads(run(run_config(), corpus).to_json())
     del raw["execution"]
     assert RunRecord.from_dict(raw).execution == {}
+
+
+def test_the_code_state_is_read_without_writing_to_the_repository(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "code.py").write_text("1")
+    git("add", "code.py")
+    git("commit", "-m", "first")
+    os.utime(tmp_path / "code.py", (1, 1))  # what a status would note in the index
+    before = (tmp_path / ".git" / "index").stat().st_mtime_ns
+    state = git_state_of(tmp_path)
+    assert (tmp_path / ".git" / "index").stat().st_mtime_ns == before
+    assert len(state["commit"]) == 40
+    assert state["dirty"] is False
+    (tmp_path / "code.py").write_text("2")
+    assert git_state_of(tmp_path)["dirty"] is True

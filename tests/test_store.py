@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -115,6 +116,34 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
         RunStore.open(path)
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path)
+    plain = os.open
+
+    def read_only(path: os.PathLike[str] | str, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return plain(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    message = (
+        f"{tmp_path} cannot be written to (Read-only file system). Choose another folder with "
+        f"--out, or make this one writable."
+    )
+    with pytest.raises(StoreError, match=f"^{re.escape(message)}$"):
+        RunStore.open(tmp_path)
+    assert len(RunStore.read(tmp_path).records) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    folder = "/proc/optbench"  # nobody makes a folder there
+    message = f"{folder} cannot be made (No such file or directory). Choose another --out."
+    with pytest.raises(StoreError, match=f"^{re.escape(message)}$"):
+        RunStore.open(Path(folder))
+
+
 def test_a_torn_last_line_is_set_aside_with_all_its_bytes(tmp_path: Path) -> None:
     records = filled(tmp_path, 2)
     runs = tmp_path / "runs.jsonl"
@@ -127,6 +156,19 @@ def test_a_torn_last_line_is_set_aside_with_all_its_bytes(tmp_path: Path) -> Non
         store.append(record_of(config_with_lr(9.0)))
     assert (tmp_path / "runs.jsonl.torn").read_bytes() == torn + b"\n"
     assert len(RunStore.read(tmp_path).records) == 3
+
+
+def test_a_torn_line_longer_than_a_block_is_set_aside_whole(tmp_path: Path) -> None:
+    filled(tmp_path)
+    runs = tmp_path / "runs.jsonl"
+    whole, torn = runs.read_bytes(), b"x" * 200_000
+    runs.write_bytes(whole + torn)
+    RunStore.open(tmp_path).close()
+    assert runs.read_bytes() == whole
+    runs.write_bytes(torn)
+    RunStore.open(tmp_path).close()
+    assert runs.read_bytes() == b""
+    assert (tmp_path / "runs.jsonl.torn").read_bytes() == (torn + b"\n") * 2
 
 
 def test_every_torn_line_is_kept(tmp_path: Path) -> None:
@@ -261,9 +303,9 @@ def test_a_second_writer_is_refused_with_the_name_of_the_first(
     with pytest.raises(StoreError) as caught:
         RunStore.open(tmp_path)
     assert re.fullmatch(
-        rf"Another optbench is writing to {re.escape(str(tmp_path))} \(pid {holder.pid} on \S+ "
-        rf"since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\)\. Wait for it, stop it, or choose another "
-        rf"folder with --out\.",
+        rf"Another optbench is writing to {re.escape(str(tmp_path))} \(pid {holder.pid} of \S+ on "
+        rf"host \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d, last sign of life \d+ s ago\)\. "
+        rf"Wait for it, stop it, or choose another folder with --out\.",
         str(caught.value),
     )
     assert RunStore.read(tmp_path).records == {}
@@ -274,12 +316,13 @@ def test_a_killed_writer_leaves_no_lock(tmp_path: Path, holder: subprocess.Popen
     holder.wait()
     with RunStore.open(tmp_path) as store:
         store.append(record_of())
-    assert f"pid {os.getpid()} on" in (tmp_path / "lock").read_text()
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "lock").read_text() == ""
 
 
 def test_a_closed_store_can_be_opened_again(tmp_path: Path) -> None:
     store = RunStore.open(tmp_path)
-    with pytest.raises(StoreError, match=f"pid {os.getpid()} on"):
+    with pytest.raises(StoreError, match=f"pid {os.getpid()} of"):
         RunStore.open(tmp_path)
     store.close()
     store.close()
@@ -374,6 +417,23 @@ def test_a_record_is_on_the_disk_before_it_counts_as_finished(
         monkeypatch.undo()
         assert known_when_flushed == [False]
         assert record_of().run_id in store.records
+
+
+def test_an_interruption_while_the_disk_is_waited_for_forgets_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with RunStore.open(tmp_path) as store:
+        monkeypatch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(record_of())
+        monkeypatch.undo()
+        store.catch_up()
+        store.catch_up()
+        assert store.has_finished(record_of().run_id)  # so nobody writes it a second time
+        assert store.totals.runs == 1
 
 
 def test_a_note_is_not_repeated(tmp_path: Path) -> None:

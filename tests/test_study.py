@@ -1,13 +1,16 @@
 """A whole study against a simulated trainer whose truth is known; nothing is trained here."""
 
 import dataclasses
+import errno
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from optbench.analysis.summary import summarise
 from optbench.config import RunConfig
 from optbench.executors import InlineExecutor
 from optbench.phases import FIRST_CONFIRM_SEED
@@ -16,7 +19,7 @@ from optbench.store import RunRecord, RunStore, StoreError
 from optbench.study import Study, StudyError
 from optbench.study_config import StudyConfig
 from optbench.study_file import read_study
-from optbench.sweep import Sweep
+from optbench.sweep import RunError, Sweep
 
 TEXT = """
 name = "simulated"
@@ -56,6 +59,9 @@ class Quiet:
 
     def finished(self, record: RunRecord, *, from_store: bool) -> None:
         (self.kept if from_store else self.trained).append(record.run_id)
+
+    def failed(self, config: RunConfig, error: str, *, given_up: bool) -> None:
+        pass
 
     def tick(self) -> None:
         pass
@@ -248,6 +254,47 @@ def test_a_store_of_another_study_is_refused_and_left_alone(
     with pytest.raises(StoreError, match="holds a study 'simulated' with another study file"):
         carry_out(other, tmp_path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.name != "lock"} == before
+
+
+def test_a_study_file_that_the_disk_refuses_leaves_no_half_of_it(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, contents: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("optbench.store.write_durably", refuse)
+    with RunStore.open(tmp_path) as store:
+        with pytest.raises(StoreError, match=r"study\.toml could not be written \(No space left"):
+            Study(config, store, fingerprint="f").claim_store()
+        assert not (tmp_path / "study.toml").exists()
+        monkeypatch.undo()
+        Study(config, store, fingerprint="f").claim_store()
+    assert (tmp_path / "study.toml").read_text() == TEXT
+    assert len(RunStore.read(tmp_path).journal) == 1
+
+
+def test_an_optimizer_whose_runs_fail_stops_and_the_others_are_confirmed(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    def failing(run: RunConfig) -> RunRecord:
+        record = simulated(run)
+        if run.optimizer.name == "adamw":
+            return record
+        return dataclasses.replace(record, status="failed", val_loss=None, error="no room")
+
+    with pytest.raises(RunError, match=r"\(muon, .* failed 2 times"):
+        carry_out(config, tmp_path, failing)
+    store = RunStore.read(tmp_path)
+    confirmed = [(e["optimizer"], e["cell"]["ratio"]) for e in entries(store, "confirmation")]
+    assert confirmed == [("adamw", 1.0), ("adamw", 2.0), ("adamw", 0.5)]
+    summary = summarise(store)
+    assert summary.row("muon").standing == "no result"
+    assert {(run.optimizer, run.status) for run in summary.ended_badly} == {("muon", "failed")}
+    # The same command, once it goes well, ends as if nothing had been.
+    undisturbed, _ = carry_out(config, tmp_path / "undisturbed")
+    again, _ = carry_out(config, tmp_path)
+    assert again.records.keys() == undisturbed.records.keys()
+    assert sorted(again.journal, key=str) == sorted(undisturbed.journal, key=str)
 
 
 def test_the_plan_counts_what_a_study_without_moves_trains(

@@ -3,6 +3,7 @@
 import pytest
 
 from optbench.config import ConfigError
+from optbench.study_config import smallest_batch
 from optbench.study_file import find_study, read_study
 
 MINIMAL = """
@@ -184,3 +185,11 @@ def test_an_unknown_study_is_refused_with_the_choices() -> None:
         find_study("nanno")
     with pytest.raises(ConfigError, match=r"There is no study file missing\.toml\."):
         find_study("missing.toml")
+
+
+def test_the_smallest_batch_is_the_least_of_runs_starts_and_candidates() -> None:
+    assert smallest_batch(read_study(MINIMAL)) == 16
+    start = MINIMAL.replace("{ lr = 0.01 }", "{ lr = 0.01, batch_size = 8 }")
+    assert smallest_batch(read_study(start)) == 8
+    candidates = MINIMAL.replace("momentum = [0.9, 0.95]", "batch_size = [4, 16]")
+    assert smallest_batch(read_study(candidates)) == 4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from optbench.batch_sources import DocumentBatches
 from optbench.config import (
     ClipScope,
     DataConfig,
@@ -21,7 +22,7 @@ from optbench.model import Llama
 from optbench.optimizers import AdamW, parameter_groups
 from optbench.run import build_optimizer
 from optbench.schedule import lr_factor
-from optbench.trainer import DocumentBatches, Progress, TrainResult, evaluate, train
+from optbench.trainer import Progress, TrainResult, evaluate, train
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(num_layers=1, d_model=16, d_ff=32, num_heads=2, vocab_size=32, seq_len=8)

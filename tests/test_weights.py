@@ -20,6 +20,7 @@ from optbench.data.shards import Corpus
 from optbench.run import run
 from optbench.weights import (
     WeightsError,
+    kept_runs,
     load_trained,
     make_folder,
     save_weights,
@@ -103,6 +104,19 @@ def test_what_a_killed_save_left_is_removed_before_the_next(path: Path) -> None:
     assert tokenizer_file(path).exists()
 
 
+def test_a_save_leaves_the_files_in_the_making_of_other_runs_alone(
+    path: Path, corpus: Corpus
+) -> None:
+    """Several runs of a study may end at once."""
+    theirs = path.with_name(f".0123.safetensors.{'0a' * 16}")
+    leftover = path.with_name(f".{path.name}.{'0a' * 16}")
+    for file in (theirs, leftover):
+        file.write_text("torn")
+    save_weights(path, sharp_model(), corpus, run_id=RUN, test_loss=1.0, code=CODE)
+    assert theirs.exists()
+    assert not leftover.exists()
+
+
 def test_a_run_keeps_the_weights_it_ended_with(tmp_path: Path, corpus: Corpus) -> None:
     config = run_config()
     path = weights_file(tmp_path, config.run_id)
@@ -136,13 +150,20 @@ def test_a_folder_that_cannot_be_written_is_known_before_the_training(tmp_path: 
 
 
 def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
-    message = (
-        f"The weights of run {RUN} were not kept (no {weights_file(tmp_path, RUN)}). Train it "
-        f"again with 'optbench train' on the configuration that 'optbench show {RUN} --config' "
-        f"prints, with --keep-weights."
+    remedy = (
+        f"Train it again for them: optbench show {RUN} --store {tmp_path} --config > run.json; "
+        f"optbench train run.json --store {tmp_path} --keep-weights"
     )
-    with pytest.raises(WeightsError, match=f"^{re.escape(message)}$"):
-        load_trained(weights_file(tmp_path, RUN), MODEL, RUN)
+    path = weights_file(tmp_path, RUN)
+    first = f"The weights of run {RUN} were not kept (no {path}; no run there has its weights). "
+    with pytest.raises(WeightsError, match=f"^{re.escape(first + remedy)}$"):
+        load_trained(path, MODEL, RUN)
+
+
+def test_a_run_without_weights_names_those_that_have_them(path: Path) -> None:
+    assert kept_runs(path.parent.parent) == [RUN]
+    with pytest.raises(WeightsError, match=rf"; with weights there: {RUN[:10]}\)\. Train it again"):
+        load_trained(path.with_name("0123.safetensors"), MODEL, "0123")
 
 
 def rewritten(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
@@ -336,6 +357,12 @@ def test_a_header_whose_size_looks_like_a_pickle_is_read(path: Path) -> None:
 def test_a_file_under_another_name_is_refused(path: Path) -> None:
     with pytest.raises(WeightsError, match=f"holds the weights of run {RUN}, not of 0123"):
         load_trained(path, MODEL, "0123")
+
+
+def test_the_run_is_named_before_the_shapes_of_its_model(path: Path) -> None:
+    wider = dataclasses.replace(MODEL, vocab_size=MODEL.vocab_size + 1)
+    with pytest.raises(WeightsError, match=f"holds the weights of run {RUN}, not of 0123"):
+        load_trained(path, wider, "0123")
 
 
 def test_a_deeper_model_does_not_take_the_weights_of_a_shallower_one(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Flushing to the disk, so that what has been written survives a power cut."""
+"""Writing and flushing to the disk, so that what has been written survives a power cut."""
 
 from __future__ import annotations
 
@@ -17,3 +17,22 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_durably(path: Path, contents: bytes) -> None:
+    """Replace a file in one step, on the disk when this returns.
+
+    Raises:
+        OSError: the disk refuses it; what was there before is still there.
+    """
+    draft = path.with_name(path.name + ".draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    flush_to_disk(path.parent)

@@ -9,6 +9,7 @@ another order at most, as on another processor. So these settings are not in
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,30 +26,48 @@ class Execution:
         memory_bytes: what a run may take of its device; None is what is free on a GPU.
         checkpointing: keep of each block only its input and compute the rest again.
         compiled: fuse each block by torch.compile.
+        checkpoint_minutes: time between two checkpoints of a run, where it has a place for them;
+            None keeps none by time.
+        checkpoint_steps: steps between two; None keeps none by steps.
+        devices: how many of this machine carry out a run together; the sizes above are of each.
 
     Raises:
-        ConfigError: sizes below one, or both of them given.
+        ConfigError: sizes, steps or devices below one, both sizes given, or minutes that are no
+            time.
     """
 
     micro_batch_size: int | None = None
     memory_bytes: int | None = None
     checkpointing: bool = False
     compiled: bool = False
+    checkpoint_minutes: float | None = 10.0
+    checkpoint_steps: int | None = None
+    devices: int = 1
 
     def __post_init__(self) -> None:
         sizes = {"micro_batch_size": self.micro_batch_size, "memory_bytes": self.memory_bytes}
-        given = {name: size for name, size in sizes.items() if size is not None}
+        numbers = {**sizes, "checkpoint_steps": self.checkpoint_steps}
+        given = {name: size for name, size in numbers.items() if size is not None}
         problems = [
             f"{n} must be at least 1, but got {size}." for n, size in given.items() if size < 1
         ]
-        if len(given) == 2:
+        if None not in sizes.values():
             problems.append("Give micro_batch_size or the memory that it follows from, not both.")
+        minutes = self.checkpoint_minutes
+        if minutes is not None and not 0 < minutes < math.inf:
+            problems.append(f"checkpoint_minutes must be above 0 and finite, but got {minutes:g}.")
+        if self.devices < 1:
+            problems.append(f"devices must be at least 1, but got {self.devices}.")
         if problems:
             raise ConfigError(problems)
 
-    def record(self, micro_batch_size: int) -> dict[str, Any]:
-        """What a record says: the settings, with the micro-batch that was used in the end."""
-        return {**dataclasses.asdict(self), "micro_batch_size": micro_batch_size}
+    def record(self, micro_batch_size: int, **how: Any) -> dict[str, Any]:
+        """What a record says: the settings, with the micro-batch that was used in the end.
+
+        Args:
+            how: what else there is to say of how a run went.
+        """
+        return {**dataclasses.asdict(self), "micro_batch_size": micro_batch_size, **how}
 
 
 PLAIN = Execution()  # as a run is carried out where nothing is said

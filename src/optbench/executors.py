@@ -34,7 +34,10 @@ RETIRE_S = 5.0
 class Executor(Protocol):
     """Submit jobs, get futures."""
 
-    num_workers: int
+    @property
+    def num_workers(self) -> int:
+        """Jobs at a time."""
+        ...
 
     def submit(self, job: Callable[..., R], /, *arguments: Any) -> Future[R]:
         """Start ``job(*arguments)``; its exception is the future's."""
@@ -162,24 +165,21 @@ class ProcessExecutor:
 
     def _carry_out(self, submission: _Submission, worker: _Worker | None) -> _Worker | None:
         """Do one job, on as many workers as it takes; returns the worker that is left."""
-        answer: _Answer | None = None
+        answer: Answer | None = None
         deaths = 0
         while answer is None:
             try:
                 worker = worker or self._new_worker()
             except Exception as error:  # the machine may refuse another process
-                answer = _Answer(error=error)
+                answer = Answer(error=error)
                 continue
             answer = worker.call(submission)
             if answer is None:
                 exit_code = self._retire(worker)
                 worker, deaths = None, deaths + 1
                 if self._cancelled or deaths > self._max_retries:
-                    answer = _Answer(error=self._broken(deaths, exit_code))
-        if answer.error is not None:
-            submission.future.set_exception(answer.error)
-        else:
-            submission.future.set_result(answer.result)
+                    answer = Answer(error=self._broken(deaths, exit_code))
+        answer.settle(submission.future)
         return worker
 
     def _broken(self, deaths: int, exit_code: int | None) -> BrokenProcessPool:
@@ -224,11 +224,39 @@ class _Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
     """What came of a job: its result, or what it raised."""
 
     result: Any = None
     error: BaseException | None = None
+
+    def settle(self, future: Future[Any]) -> None:
+        """Give it to whoever waits for the job."""
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            future.set_result(self.result)
+
+
+def answer_of(receive: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]) -> Answer:
+    """Receive a job in a worker and do it; whatever goes wrong belongs to the job's future."""
+    try:
+        job, arguments = receive()
+    except EOFError:
+        raise
+    except Exception as error:  # such as a function that cannot be imported here
+        return Answer(error=error)
+    try:
+        return Answer(job(*arguments))
+    except BaseException as error:  # it belongs to the future
+        # The traceback itself stays here; its text travels with the exception.
+        error.add_note(f"In the worker:\n{traceback.format_exc()}")
+        return Answer(error=error)
+
+
+def unsendable(error: Exception) -> Answer:
+    """The answer in place of one that cannot be pickled."""
+    return Answer(error=TypeError(f"The job's answer cannot be sent back: {error}"))
 
 
 class _Worker:
@@ -243,7 +271,7 @@ class _Worker:
         finally:
             theirs.close()
 
-    def call(self, submission: _Submission) -> _Answer | None:
+    def call(self, submission: _Submission) -> Answer | None:
         """Wait for a job's answer; None if the process ended without giving one."""
         try:
             self._pipe.send((submission.job, submission.arguments))
@@ -251,7 +279,7 @@ class _Worker:
         except (EOFError, OSError):
             return None
         except Exception as error:  # such as arguments that cannot be pickled
-            return _Answer(error=error)
+            return Answer(error=error)
 
     def end(self) -> int | None:
         """Close the pipe, which an idle process takes as the end; returns the exit code."""
@@ -273,23 +301,15 @@ def _work(pipe: Connection, initialize: Callable[[], None]) -> None:
         try:
             pipe.send(answer)
         except Exception as error:  # a result that cannot be pickled
-            pipe.send(_Answer(error=TypeError(f"The job's answer cannot be sent back: {error}")))
+            pipe.send(unsendable(error))
 
 
-def _next_answer(pipe: Connection) -> _Answer | None:
+def _next_answer(pipe: Connection) -> Answer | None:
     """Receive a job and do it; None when the driver has closed the pipe."""
     try:
-        job, arguments = pipe.recv()
+        return answer_of(pipe.recv)
     except EOFError:
         return None
-    except Exception as error:  # such as a function that cannot be imported here
-        return _Answer(error=error)
-    try:
-        return _Answer(job(*arguments))
-    except BaseException as error:  # it belongs to the future
-        # The traceback itself stays here; its text travels with the exception.
-        error.add_note(f"In the worker:\n{traceback.format_exc()}")
-        return _Answer(error=error)
 
 
 def _exit_with_parent() -> None:

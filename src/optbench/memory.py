@@ -174,6 +174,8 @@ def fitting_micro_batch(
     """The micro-batch that was asked for, or what fits; None is the whole batch.
 
     Without a limit of its own, a run on a GPU takes what the GPU has; a CPU has no limit here.
+    With several devices this is about one of them: its share of the batch, the optimizer's own
+    part of the state.
 
     Raises:
         ConfigError: a single sequence does not fit the limit.
@@ -188,11 +190,12 @@ def fitting_micro_batch(
         state_bytes=state_bytes(optimizer),
         device_type=device.type,
     )
+    share = -(-config.batch_size // execution.devices)
     if limit is None:
         total = torch.cuda.get_device_properties(device).total_memory
         # An estimate: where it says that nothing fits, the device has the last word.
-        return max(1, needed.micro_batch(config.batch_size, int(USABLE * total)))
-    if size := needed.micro_batch(config.batch_size, limit):
+        return max(1, needed.micro_batch(share, int(USABLE * total)))
+    if size := needed.micro_batch(share, limit):
         return size
     raise ConfigError(
         [

@@ -24,8 +24,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from optbench.config import ModelConfig, Precision, Role
-from optbench.cross_entropy import chunk_size, head_cross_entropy
+from optbench.cross_entropy import head_cross_entropy
 from optbench.document_attention import Mask, attend, document_mask, pair_mask
+from optbench.label_noise import LabelNoise
 
 
 def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) -> None:
@@ -211,21 +212,24 @@ class Llama(nn.Module):
         return head_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten())
 
     def sampled_label_loss(
-        self, tokens: Tensor, generator: torch.Generator, doc_ids: Tensor | None = None
+        self, tokens: Tensor, noise: LabelNoise, doc_ids: Tensor | None = None
     ) -> Tensor:
         """As :meth:`loss`, with targets drawn from the model's own predictions.
 
         The squared gradient of this loss estimates the diagonal of the Gauss–Newton matrix.
+
+        Args:
+            noise: of the batch that ``tokens`` are the next sequences of.
         """
         hidden = self.hidden_states(tokens[:, :-1], doc_ids).flatten(0, 1)
         with torch.no_grad():
-            labels = torch.cat(
-                [
-                    torch.multinomial(self.head(piece).float().softmax(-1), 1, generator=generator)
-                    for piece in hidden.split(chunk_size(hidden.device.type))
-                ]
-            )
-        return head_cross_entropy(hidden, self.head.weight, labels.flatten())
+            pieces = noise.split(hidden)
+            labels = [noise.sample(self._probabilities(piece)) for piece in pieces]
+        return head_cross_entropy(hidden, self.head.weight, torch.cat(labels))
+
+    def _probabilities(self, hidden: Tensor) -> Tensor:
+        """Of the next token; a model that has diverged gets some, because sampling refuses NaN."""
+        return self.head(hidden).float().softmax(-1).nan_to_num_(nan=1.0)
 
     def twice_differentiable_loss(self, tokens: Tensor, doc_ids: Tensor | None = None) -> Tensor:
         """As :meth:`loss`, by operations with second derivatives: slower, and stores logits."""

@@ -185,6 +185,11 @@ def make_plan(planned: Sequence[PlannedRuns], executor: Executor) -> Plan:
     return Plan(tuple(rows), executor.num_workers)
 
 
+def untimed_plan(planned: Sequence[PlannedRuns], workers: int) -> Plan:
+    """Add everything up but the time, which is 0."""
+    return Plan(tuple(_row(p, 0.0) for p in planned), workers)
+
+
 def plan_for(planned: Sequence[PlannedRuns], rental: Rental) -> Plan:
     """Add everything up at the step times that a device's figures give."""
     rows = tuple(_rented_row(p, rental) for p in planned)
@@ -241,16 +246,16 @@ def measure_costs(
     }
 
 
-def refuse_long_measurements(planned: Sequence[PlannedRuns]) -> None:
+def refuse_long_measurements(planned: Sequence[PlannedRuns], executor: Executor) -> None:
     """Say so where measuring a step of the largest model would take longer than a plan may.
 
     Raises:
-        ConfigError: it would take more than 30 s, at the rate of a plain matrix product here.
+        ConfigError: it would take more than 30 s, at a worker's rate of a plain matrix product.
     """
     size, largest = max(
         ((p.cell.size, p.example) for p in planned), key=lambda pair: _step_flops(pair[1])
     )
-    seconds = MEASURED_STEPS * _step_flops(largest) / matmul_flops_per_s()
+    seconds = MEASURED_STEPS * _step_flops(largest) / executor.submit(matmul_flops_per_s).result()
     if seconds > LONGEST_MEASUREMENT_S:
         raise ConfigError(
             [

@@ -20,6 +20,11 @@ if TYPE_CHECKING:  # both import torch, which listing records has no need of
     from optbench.study_config import StudyConfig
 
 
+def say(console: Console, text: str) -> None:
+    """Print a message as it is; a terminal breaks its lines, nothing else does."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_plan(study: StudyConfig, plan: Plan, console: Console, *, by_cell: bool = False) -> None:
     """The plan by phase and optimizer, or by cell too, and its sums."""
     rental = plan.rental

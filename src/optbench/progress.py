@@ -21,6 +21,7 @@ from rich.text import Text
 
 from optbench.analysis.units import format_seconds
 from optbench.config import RunConfig
+from optbench.failures import last_lines
 from optbench.space import Value
 from optbench.store import RunRecord
 
@@ -53,6 +54,7 @@ class StudyProgress:
     tuned_tokens: int
     _started: float = field(default_factory=time.monotonic)
     _asked: dict[str, RunConfig] = field(default_factory=dict)
+    _asked_of: Counter[Kind] = field(default_factory=Counter)
     _done: int = 0
     _kept: int = 0
     _tokens: int = 0
@@ -84,6 +86,7 @@ class StudyProgress:
     def queued(self, configs: Sequence[RunConfig]) -> None:
         """See `SweepObserver`."""
         self._asked.update({config.run_id: config for config in configs})
+        self._asked_of.update((config.optimizer.name, config.num_tokens) for config in configs)
 
     def finished(self, record: RunRecord, *, from_store: bool) -> None:
         """See `SweepObserver`."""
@@ -99,6 +102,17 @@ class StudyProgress:
             best.loss, best.config = record.val_loss, config
         if self._live is None and not from_store:
             self.console.print(self._line(record, config), highlight=False)
+
+    def failed(self, config: RunConfig, error: str, *, given_up: bool) -> None:
+        """See `SweepObserver`; one line, above the panel if there is one."""
+        reason = " ".join(last_lines(error, 1))
+        then = "given up" if given_up else "tried again"
+        self.console.print(
+            f"{config.optimizer.name} {self._describe(config)} failed, {then}: {reason}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def tick(self) -> None:
         """See `SweepObserver`; the live panel refreshes itself."""
@@ -120,8 +134,7 @@ class StudyProgress:
 
     def _needed(self) -> Mapping[Kind, int]:
         """Runs of each kind: those asked for, and those still expected."""
-        asked = Counter((c.optimizer.name, c.num_tokens) for c in self._asked.values())
-        return Counter(self.expected) | asked
+        return Counter(self.expected) | self._asked_of
 
     @property
     def tokens_per_s(self) -> float:

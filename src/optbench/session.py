@@ -11,67 +11,114 @@ import datetime
 import functools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from optbench.analysis.summary import summarise
 from optbench.analysis.units import format_seconds
-from optbench.bench import OptimizerCost, measure_interleaved, measure_optimizer
-from optbench.config import ConfigError, RunConfig
-from optbench.data.corpus import NANO
+from optbench.bench import measure_interleaved
+from optbench.checkpoints.root import CheckpointRoot
+from optbench.config import ConfigError, UserError
+from optbench.corpus_at_start import check_corpus, prepared_corpus
 from optbench.data.document_shards import MixtureManifest
-from optbench.data.prepared import open_named, open_prepared, too_small_for
-from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepare
+from optbench.data.shards import Manifest, corpus_dir, default_cache_dir
 from optbench.devices import Rental
+from optbench.ended import train_once
 from optbench.execution import PLAIN, Execution
-from optbench.executors import ProcessExecutor
-from optbench.ladder import SIZES, Cell
-from optbench.optimizers import OPTIMIZERS
-from optbench.plan import Plan, PlanTotals, make_plan, plan_for, refuse_long_measurements
+from optbench.executor_choice import ExecutorChoice
+from optbench.executors import Executor
+from optbench.plan import (
+    Plan,
+    PlanTotals,
+    make_plan,
+    plan_for,
+    refuse_long_measurements,
+    untimed_plan,
+)
 from optbench.planned_runs import planned_runs
+from optbench.printing import say
 from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
-from optbench.run import environment, run, use_one_thread
-from optbench.space import Value, did_you_mean
+from optbench.run import device_problems, environment, run
+from optbench.sinks.study_sinks import StudySinks
 from optbench.store import RunRecord, RunStore
 from optbench.study import Study
-from optbench.study_config import RUN_AXES, StudyConfig, run_problems
-from optbench.study_file import find_study, read_study
-from optbench.sweep import Budget, BudgetSpentError, RunError, Sweep
-from optbench.trainer import Progress as RunProgress
+from optbench.study_config import StudyConfig, smallest_batch
+from optbench.sweep import Budget, BudgetSpentError, Job, RunError, Sweep
+from optbench.winner_weights import (
+    confirmation_seeds,
+    keeping_weights,
+    kept_text,
+    lacking_text,
+    prepare_to_keep,
+    without_weights,
+)
 
+NO_LIMIT = Budget()
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 _PLAN_FIELDS = [f.name for f in dataclasses.fields(PlanTotals)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """What one sitting with a study may spend, and how it carries out runs.
+
+    Args:
+        budget: of all sittings together.
+        execution: how the devices are used.
+        checkpoints: where the runs keep theirs, a folder or an fsspec URL; None = a folder in the
+            study's.
+        keep_weights: keep the final weights of confirmation runs, in the study's folder.
+    """
+
+    budget: Budget = NO_LIMIT
+    execution: Execution = PLAIN
+    checkpoints: str | None = None
+    keep_weights: bool = False
 
 
 def run_study(
     config: StudyConfig,
     out: Path,
-    workers: int,
+    executor: ExecutorChoice,
     console: Console,
-    budget: Budget,
-    execution: Execution = PLAIN,
+    sitting: Sitting,
 ) -> None:
     """Carry out a study in folder ``out``, or go on with it, then print and write its report.
 
+    Args:
+        sitting: what it may spend, and how.
+
     Raises:
+        CheckpointError: no checkpoint can be kept there.
         DataError: the study's corpus cannot be prepared.
-        ConfigError: the corpus is too small for the study's runs.
+        ConfigError: the corpus is too small for the study's runs, or there are more devices per run
+            than GPUs, than are kept for one, or than sequences in the study's smallest batch.
+        ClusterError: no workers can be had from Ray.
+        WeightsError: there is no room for the weights.
         StoreError: the folder belongs to another study or another process.
-        SystemExit: interrupted (130) or a run failed twice (1); everything finished is kept.
+        SystemExit: interrupted (130), or runs failed twice (1), after the report of what there is;
+            everything finished is kept.
     """
+    failed = False
+    problems = device_problems(sitting.execution, smallest_batch(config))
+    if problems := problems + executor.device_problems(sitting.execution.devices):
+        raise ConfigError(problems)
+    place = CheckpointRoot.of(out, sitting.checkpoints)
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
-    refuse_small_corpus(manifest, [kind.example for kind in planned_runs(config)])
-    with RunStore.open(out) as store:
+    check_corpus(manifest, [kind.example for kind in planned_runs(config)], console)
+    with RunStore.open(out, functools.partial(say, console)) as store:
+        place.discard_finished(store)
         study = Study(config, store, manifest.fingerprint)
         study.claim_store()
         try:
-            with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-                _train(study, executor, manifest, console, budget, execution)
+            if sitting.keep_weights:
+                _announce_weights(study, console)
+            with executor.opened(sitting.execution.devices) as workers:
+                _train(study, workers, manifest, console, sitting, place)
         except KeyboardInterrupt:
             console.print(
                 f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
@@ -79,46 +126,76 @@ def run_study(
             )
             raise SystemExit(INTERRUPTED) from None
         except BudgetSpentError as error:
-            console.print(str(error), markup=False, highlight=False)
+            say(console, str(error))
         except RunError as error:
-            console.print(str(error), markup=False, highlight=False)
-            raise SystemExit(1) from None
+            say(console, str(error))
+            failed = True
         summary = summarise(store)
         write_report(summary, store, out / "report.html")
         print_result(summary, out / "report.html", console)
+        if sitting.keep_weights:
+            console.print(kept_text(study.winners(), out), markup=False, highlight=False)
+    if failed:
+        raise SystemExit(1)
+
+
+def _announce_weights(study: Study, console: Console) -> None:
+    """How many weights there will be, and which runs that are there already lack theirs."""
+    store, seeds = study.store, confirmation_seeds(study.config.protocol)
+    said = [prepare_to_keep(store.directory, planned_runs(study.config))]
+    if lacking := without_weights(store.records.values(), store.directory, seeds):
+        said.append(lacking_text(lacking, store.directory))
+    say(console, "\n".join(said))
 
 
 def _train(
     study: Study,
-    executor: ProcessExecutor,
+    executor: Executor,
     manifest: Manifest | MixtureManifest,
     console: Console,
-    budget: Budget,
-    execution: Execution,
+    sitting: Sitting,
+    checkpoints: CheckpointRoot,
 ) -> None:
     """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
     store, config = study.store, study.config
     started, started_at = time.monotonic(), _now()
-    plan = _planned(study, executor)
+    plan = _planned(study, executor, console)
+    workers = executor.num_workers
+    seconds = plan.seconds * plan.workers / workers  # it may have been made with others
     kept = f" {len(store.records)} runs are there already." if store.records else ""
+    time_needed = f", {format_seconds(seconds)} on {workers} workers" if seconds else ""
     console.print(
         f"Study '{config.name}' in {store.directory}: about {plan.runs} runs, "
-        f"{plan.tokens / 1e6:.0f}M tokens, {format_seconds(plan.seconds)} on {plan.workers} "
-        f"workers.{kept}",
+        f"{plan.tokens / 1e6:.0f}M tokens{time_needed}.{kept}",
         highlight=False,
     )
-    store.note("session", started_at=started_at, workers=plan.workers, host=environment())
+    store.note("session", started_at=started_at, workers=workers, host=environment())
     axes = {name: list(search.space) for name, search in config.optimizers.items()}
     directory = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
     expected: Counter[Kind] = Counter()
     for kind in planned_runs(config, study.fingerprint):
         expected[kind.optimizer, kind.cell.num_tokens] += kind.expected
-    observer = StudyProgress(console, expected, plan.seconds, axes, config.tuned_cell.num_tokens)
+    observer = StudyProgress(console, expected, seconds, axes, config.tuned_cell.num_tokens)
     try:
-        with observer:
-            job = functools.partial(run, corpus_directory=directory.resolve(), execution=execution)
-            study.carry_out(Sweep(store, executor, job, observer, budget))
-        _time_winners(study, executor)
+        with _sinks(study, console) as sinks, observer:
+            run_here = functools.partial(
+                run,
+                corpus_directory=directory.resolve(),
+                execution=sitting.execution,
+                checkpoints=checkpoints.root,
+            )
+            train: Job = run_here
+            if sitting.keep_weights:
+                seeds = confirmation_seeds(config.protocol)
+                train = keeping_weights(run_here, store.directory, seeds)
+            job = functools.partial(train_once, train, store.directory.resolve())
+
+            def on_stored(record: RunRecord) -> None:
+                checkpoints.discard(record)
+                sinks.take(record)
+
+            study.carry_out(Sweep(store, executor, job, observer, sitting.budget, on_stored))
+        _time_winners(study, executor, console)
     finally:
         store.note(
             "session_end",
@@ -128,35 +205,77 @@ def _train(
         )
 
 
-def _time_winners(study: Study, executor: ProcessExecutor) -> None:
+def _sinks(study: Study, console: Console) -> StudySinks:
+    """The sinks of the study file; they are given what they lack of the store at once."""
+    store = study.store
+    return StudySinks(
+        study.config.sinks,
+        study=study.config.name,
+        cells=study.config.cells,
+        directory=store.directory,
+        records=store.records,
+        finished=[run_id for run_id in store.records if store.has_finished(run_id)],
+        tell=lambda line: console.print(line, markup=False, highlight=False),
+    )
+
+
+def _time_winners(study: Study, executor: Executor, console: Console) -> None:
     """Measure the winners' training steps side by side, once per study.
 
-    The runs themselves were timed too, but at different times of a machine that others use.
+    The runs themselves were timed too, but at different times of a machine that others use. Where
+    it cannot be done (the winners are in memory all at once), the study is none the worse for it.
     """
     if any(entry["kind"] == "timing" for entry in study.store.journal):
         return
     winners = study.winners()
-    times = executor.submit(measure_interleaved, list(winners.values())).result()
+    try:
+        times = executor.submit(measure_interleaved, list(winners.values())).result()
+    except Exception as error:  # of a worker: any class
+        say(
+            console,
+            f"The winners' steps could not be timed side by side ({_last_line(error)}), so seconds "
+            f"are those of the runs, each at a time of its own. The same command tries again.",
+        )
+        return
     study.store.note(
         "timing",
         cell=study.config.tuned_cell.to_dict(),
-        device=environment()["device"],
+        device=executor.submit(environment).result()["device"],
         s_per_token=dict(zip(winners, times, strict=True)),
     )
 
 
-def _planned(study: Study, executor: ProcessExecutor) -> PlanTotals:
-    """What the study said when it was started first, or a new measurement."""
+def _planned(study: Study, executor: Executor, console: Console) -> PlanTotals:
+    """What the study said when it was started first, or a new measurement.
+
+    Where steps cannot be timed, on one device as they are for a plan, the time is unknown (0).
+    """
     kept = [entry for entry in study.store.journal if entry["kind"] == "plan"]
     if kept:
         return PlanTotals(**{name: kept[0][name] for name in _PLAN_FIELDS})
     planned = planned_runs(study.config, study.fingerprint)
-    totals = make_plan(planned, executor).totals()
+    try:
+        totals = make_plan(planned, executor).totals()
+    except UserError:
+        raise
+    except Exception as error:  # of a worker: any class
+        say(
+            console,
+            f"The steps could not be timed ({_last_line(error)}), so how long the study takes is "
+            f"not known beforehand.",
+        )
+        return untimed_plan(planned, executor.num_workers).totals()
     study.store.note("plan", **dataclasses.asdict(totals))
     return totals
 
 
-def plan_study(config: StudyConfig, workers: int, rental: Rental | None = None) -> Plan:
+def _last_line(error: Exception) -> str:
+    """What a worker's error says in the end; before that there may be its whole traceback."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
+def plan_study(config: StudyConfig, executor: ExecutorChoice, rental: Rental | None = None) -> Plan:
     """What a study will cost on this machine or on others; needs no corpus and no folder.
 
     Raises:
@@ -165,187 +284,9 @@ def plan_study(config: StudyConfig, workers: int, rental: Rental | None = None) 
     planned = planned_runs(config)
     if rental is not None:
         return plan_for(planned, rental)
-    refuse_long_measurements(planned)
-    with ProcessExecutor(workers, initialize=use_one_thread) as executor:
-        return make_plan(planned, executor)
-
-
-def single_run_config(
-    optimizer: str,
-    *,
-    size: str | None,
-    ratio: float | None,
-    settings: Mapping[str, Value],
-    seed: int,
-) -> RunConfig:
-    """A run with the nano study's settings, but for what is given.
-
-    Raises:
-        ConfigError: unknown optimizer, size or setting, or an impossible combination.
-    """
-    study = read_study(find_study("nano"))
-    if size is not None and size not in SIZES:
-        raise ConfigError([did_you_mean(size, SIZES, what="model size")])
-    tuned = study.tuned_cell
-    cell = Cell(
-        size or tuned.size,
-        SIZES[size] if size else tuned.model,
-        tuned.ratio if ratio is None else ratio,
-    )
-    start = study.start_point(optimizer)
-    if unknown := [name for name in settings if name not in start and name not in RUN_AXES]:
-        known = [*start, *(axis for axis in RUN_AXES if axis not in start)]
-        raise ConfigError([did_you_mean(name, known, what="setting") for name in unknown])
-    config = study.run_config(optimizer, cell, {**start, **settings}, seed=seed, fingerprint="")
-    if problems := run_problems(config):
-        raise ConfigError(problems)
-    return config
-
-
-def train_one(
-    config: RunConfig,
-    directory: Path,
-    console: Console,
-    *,
-    keep_weights: bool = False,
-    execution: Execution = PLAIN,
-) -> RunRecord:
-    """Train one run with a progress bar and keep its record; a run already there is not repeated.
-
-    Args:
-        keep_weights: keep the final weights too. A run that is there without them is trained
-            again for them; its record stays as it is.
-        execution: how the device is used.
-
-    Raises:
-        ConfigError: the configuration cannot be run.
-        WeightsError: the weights cannot be written where they belong.
-    """
-    if problems := run_problems(config):
-        raise ConfigError(problems)
-    manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
-    refuse_small_corpus(manifest, [config])
-    config = config.with_fingerprint(config.data.fingerprint or manifest.fingerprint)
-    with RunStore.open(directory) as store:
-        weights = _place_for_weights(directory, config.run_id) if keep_weights else None
-        if known := store.finished(config.run_id):
-            lacks_weights = weights is not None and not weights.exists()
-            console.print(_known_run(known, directory, lacks_weights), highlight=False)
-            if not lacks_weights or known.status == "diverged":
-                return known
-        use_one_thread()
-        corpus = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
-        ) as bar:
-            task = bar.add_task(f"{config.optimizer.name}", total=config.num_steps)
-
-            def show(at: RunProgress) -> None:
-                description = f"step {at.step} of {at.num_steps}, training loss {at.train_loss:.3f}"
-                bar.update(task, completed=at.step, description=description)
-
-            record = run(config, corpus, show, weights, execution)
-        if known is None:
-            store.append(record)
-        elif record.status == "completed":
-            console.print(_repetition(known, record), highlight=False)
-    return record
-
-
-def _place_for_weights(directory: Path, run_id: str) -> Path:
-    """Where they will be, in a folder that is there and can be written to."""
-    from optbench.weights import make_folder, weights_file  # most runs keep nothing
-
-    path = weights_file(directory, run_id)
-    make_folder(path)
-    return path
-
-
-def _known_run(known: RunRecord, directory: Path, lacks_weights: bool) -> str:
-    """What is said of a run that is asked for again."""
-    there = f"Run {known.run_id} is in {directory} already"
-    if not lacks_weights:
-        return f"{there}."
-    if known.status == "diverged":
-        return f"{there}; it diverged, so it has no final weights."
-    return f"{there}, but without its weights: it is trained again for them, its record stays."
-
-
-def _repetition(known: RunRecord, repeated: RunRecord) -> str:
-    """Whether training again gave the same, which only the same software and processor promise."""
-    if known.test_loss == repeated.test_loss:
-        return f"The weights are kept; the test loss is that of the record, {known.test_loss:.4f}."
-    return (
-        f"The weights are kept, but they are not quite those of the record: their test loss is "
-        f"{repeated.test_loss:.6f}, the record's is {known.test_loss:.6f}. Other software or "
-        f"another processor rounds differently."
-    )
-
-
-def bench_optimizers(
-    size: str, batch_size: int, optimizers: Sequence[str], console: Console
-) -> list[OptimizerCost]:
-    """Measure optimizers one after another, each within training steps of a model of this size.
-
-    Raises:
-        ConfigError: unknown optimizer or size.
-    """
-    names = list(optimizers) or list(OPTIMIZERS)
-    settings: dict[str, Value] = {"batch_size": batch_size}
-    configs = [
-        single_run_config(name, size=size, ratio=None, settings=settings, seed=0) for name in names
-    ]
-    use_one_thread()
-    costs: list[OptimizerCost] = []
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as bar:
-        task = bar.add_task("", total=len(configs))
-        for config in configs:
-            bar.update(task, description=f"{config.optimizer.name:<10}")
-            costs.append(measure_optimizer(config))
-            bar.advance(task)
-    return costs
-
-
-def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest | MixtureManifest:
-    """The manifest of a corpus; nano is prepared first (with a progress bar) if need be.
-
-    Raises:
-        DataError: another corpus is not prepared; only its user knows whether to fetch it now.
-    """
-    cache = default_cache_dir()
-    if corpus != NANO:
-        return open_named(corpus, vocab_size, cache).manifest
-    if corpus_dir(corpus, vocab_size, cache).exists():
-        return prepare(corpus, vocab_size, cache, lambda _what, _share: None)
-    console.print(f"Preparing the {corpus} corpus in {cache} (once, under a minute).")
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as bar:
-        task = bar.add_task("reading", total=1.0)
-        return prepare(
-            corpus,
-            vocab_size,
-            cache,
-            lambda what, share: bar.update(task, completed=share, description=what),
-        )
-
-
-def refuse_small_corpus(manifest: Manifest | MixtureManifest, configs: Sequence[RunConfig]) -> None:
-    """Check before anything trains that the corpus has the windows and tokens that runs read.
-
-    Raises:
-        ConfigError: with what is too small.
-    """
-    corpus = open_prepared(corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir()))
-    problems = [
-        problem
-        for seq_len, eval_tokens, test_tokens in sorted(
-            {(one.model.seq_len, one.eval_tokens, one.test_tokens) for one in configs}
-        )
-        for problem in too_small_for(
-            corpus, seq_len=seq_len, eval_tokens=eval_tokens, test_tokens=test_tokens
-        )
-    ]
-    if problems:
-        raise ConfigError(problems)
+    with executor.opened() as workers:
+        refuse_long_measurements(planned, workers)
+        return make_plan(planned, workers)
 
 
 def _now() -> str:

@@ -7,39 +7,50 @@ A store is a directory::
     study.toml      the study file as it was read
     evaluations.jsonl  scores of runs on downstream tasks, where any were evaluated
     weights         final weights of runs, where any were kept
-    lock            who is writing; held by the operating system, released when the writer dies
+    ended           records that the driver has not stored yet (see :mod:`optbench.ended`)
+    failed          of runs that failed on every attempt, a text file each with the whole error
+    checkpoints     of runs that are going on (see :mod:`optbench.checkpoints`)
+    sinks, sinks.log  copies for looking at, and their troubles (see :mod:`optbench.sinks`)
+    lock            who is writing, and that it lives (see :mod:`optbench.store_lock`)
 
 A line is appended in one write and flushed to the disk before the run counts as finished. A last
 line torn by a crash is moved to ``<file>.torn`` and the store goes on; a damaged line elsewhere is
-refused with its number, because it is not the mark of a crash.
+refused with its number, because it is not the mark of a crash. A hundred thousand records are
+opened in a few seconds and little memory: see :mod:`optbench.record_file`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
-import os
-import socket
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from optbench.config import RunConfig, UserError
+from optbench.config import RunConfig
+from optbench.durable import write_durably
+from optbench.json_lines import (
+    StoreError,
+    append_entry,
+    append_line,
+    not_written,
+    read_entries,
+    set_torn_line_aside,
+)
+from optbench.record_file import RecordFile, Totals
+from optbench.store_lock import StoreLock
+
+__all__ = ["RunRecord", "RunStore", "Status", "StoreError", "append_entry"]
 
 SCHEMA_VERSION = 1
+RUNS = "runs.jsonl"
 Status: TypeAlias = Literal["completed", "diverged", "failed"]
 
 
-class StoreError(UserError):
-    """A store that cannot be used; the message names the file, the line and the remedy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class RunRecord:
     """The result of one run.
 
@@ -93,7 +104,8 @@ class RunRecord:
 
     def to_json(self) -> str:
         """One line of ``runs.jsonl``."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"), allow_nan=False)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return json.dumps(fields, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> RunRecord:
@@ -102,29 +114,51 @@ class RunRecord:
         Raises:
             StoreError: the record was written by a newer version, or lacks a field.
         """
-        schema = raw.get("schema", 0)
-        if schema > SCHEMA_VERSION:
-            raise StoreError(
-                f"This record has schema {schema}, but this version of optbench reads up to "
-                f"{SCHEMA_VERSION}. Install a newer optbench to read it."
-            )
-        names = {f.name for f in dataclasses.fields(cls)}
-        if missing := sorted(names - raw.keys() - {"error", "execution"}):
-            raise StoreError(f"This record lacks the fields {missing}.")
-        values = {name: raw[name] for name in names & raw.keys()}
+        _check_record(raw)
+        values = {name: raw[name] for name in _FIELDS & raw.keys()}
         for curve in ("train_curve", "val_curve"):
             values[curve] = [(int(step), float(loss)) for step, loss in values[curve]]
         return cls(**values)
 
 
+_FIELDS = frozenset(f.name for f in dataclasses.fields(RunRecord))
+_REQUIRED = _FIELDS - {"error", "execution"}
+
+
+def _check_record(raw: Mapping[str, Any]) -> None:
+    """Refuse what this version cannot read (see :meth:`RunRecord.from_dict`)."""
+    schema = raw.get("schema", 0)
+    if schema > SCHEMA_VERSION:
+        raise StoreError(
+            f"This record has schema {schema}, but this version of optbench reads up to "
+            f"{SCHEMA_VERSION}. Install a newer optbench to read it."
+        )
+    if not raw.keys() >= _REQUIRED:
+        raise StoreError(f"This record lacks the fields {sorted(_REQUIRED - raw.keys())}.")
+
+
+def ended_path(store: Path, run_id: str) -> Path:
+    """Where a worker keeps the record of a run until it is stored."""
+    return store / "ended" / f"{run_id}.json"
+
+
+def _record_file(path: Path) -> RecordFile[RunRecord]:
+    return RecordFile(path, RunRecord.from_dict, _check_record)
+
+
 @dataclass(slots=True)
 class RunStore:
-    """The records of a directory; open it with :meth:`open` to write, :meth:`read` to only look."""
+    """The records of a directory; open it with :meth:`open` to write, :meth:`read` to only look.
+
+    Args:
+        records: by run id, as they were first stored; each is parsed when it is asked for.
+        journal: the entries, in order.
+    """
 
     directory: Path
-    records: dict[str, RunRecord] = field(default_factory=dict)
+    records: Mapping[str, RunRecord] = field(default_factory=dict[str, RunRecord])
     journal: list[dict[str, Any]] = field(default_factory=list)
-    _lock: int | None = None
+    _lock: StoreLock | None = None
 
     @classmethod
     def read(cls, directory: Path) -> RunStore:
@@ -133,21 +167,23 @@ class RunStore:
         Raises:
             StoreError: there is no store, or it is damaged.
         """
-        if not (directory / "runs.jsonl").exists():
+        runs = directory / RUNS
+        if not runs.exists():
             raise StoreError(
                 f"There are no runs in {directory} (no runs.jsonl). Give the folder of a study "
                 f"with --store, or start one with 'optbench run nano'."
             )
-        store = cls(directory)
-        store._load()
-        return store
+        return cls(directory, _record_file(runs), read_entries(directory / "journal.jsonl"))
 
     @classmethod
-    def open(cls, directory: Path) -> RunStore:
+    def open(cls, directory: Path, say: Callable[[str], None] = lambda _: None) -> RunStore:
         """Create or continue a store as its only writer.
 
+        Args:
+            say: is told what a user should know while another machine's lock is watched.
+
         Raises:
-            StoreError: another process is writing to it, or it is damaged.
+            StoreError: another process is writing to it, it cannot be written, or it is damaged.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -155,62 +191,99 @@ class RunStore:
             raise StoreError(
                 f"{directory} is a file, but a store is a folder. Choose another --out."
             ) from None
-        store = cls(directory, _lock=_take_lock(directory / "lock"))
+        except OSError as error:
+            raise StoreError(
+                f"{directory} cannot be made ({error.strerror}). Choose another --out."
+            ) from None
+        lock = StoreLock(directory / "lock", say)
+        runs, journal = directory / RUNS, directory / "journal.jsonl"
         try:
-            for name in ("runs.jsonl", "journal.jsonl"):
-                _set_torn_line_aside(directory / name)
-            store._load()
-            (directory / "runs.jsonl").touch()
+            for path in (runs, journal):
+                set_torn_line_aside(path)
+            runs.touch()
+            return cls(directory, _record_file(runs), read_entries(journal), lock)
+        except OSError as error:
+            lock.release()
+            raise not_written(directory, error) from error
         except BaseException:
-            store.close()
+            lock.release()
             raise
-        return store
-
-    def _load(self) -> None:
-        for number, raw in _lines(self.directory / "runs.jsonl"):
-            try:
-                record = RunRecord.from_dict(raw)
-            except StoreError as error:
-                raise StoreError(
-                    f"{self.directory / 'runs.jsonl'}, line {number}: {error}"
-                ) from None
-            self._remember(record)
-        self.journal.extend(raw for _, raw in _lines(self.directory / "journal.jsonl"))
-
-    def _remember(self, record: RunRecord) -> None:
-        """A finished run is never displaced by a later failure of the same configuration."""
-        known = self.records.get(record.run_id)
-        if known is None or known.status == "failed":
-            self.records[record.run_id] = record
 
     def append(self, record: RunRecord) -> None:
-        """Write a record; it counts as finished once this returns."""
-        self._write("runs.jsonl", record.to_json())
-        self._remember(record)
+        """Write a record; it counts as finished once this returns.
+
+        Raises:
+            StoreError: the disk refuses it, or another process has taken the store over.
+        """
+        self._write(RUNS, record.to_json().encode())
+        self.catch_up()
+        ended_path(self.directory, record.run_id).unlink(missing_ok=True)
+
+    def catch_up(self) -> None:
+        """Count the lines that are there: an interruption may have come behind the writing of one.
+
+        Raises:
+            StoreError: a line is damaged.
+        """
+        self._file.catch_up()
 
     def note(self, kind: str, /, **facts: Any) -> None:
-        """Append to the journal, unless it has this very entry already."""
+        """Append to the journal, unless it has this very entry already.
+
+        Raises:
+            StoreError: as :meth:`append`.
+        """
         line = json.dumps({"kind": kind, **facts}, separators=(",", ":"), allow_nan=False)
         # As it will be read back: JSON makes lists of tuples.
         entry = json.loads(line)
         if entry in self.journal:
             return
-        self._write("journal.jsonl", line)
+        self._write("journal.jsonl", line.encode())
         self.journal.append(entry)
 
-    def _write(self, name: str, line: str) -> None:
+    def keep_text(self, name: str, text: str) -> Path:
+        """Write a text file beside the records, whole or not at all.
+
+        Raises:
+            StoreError: as :meth:`append`.
+        """
+        path = self.directory / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_durably(path, text.encode())
+        except OSError as error:
+            raise not_written(path, error) from error
+        return path
+
+    def _write(self, name: str, line: bytes) -> int:
         assert self._lock is not None, "a store is written by the one who opened it"
-        _append_line(self.directory / name, line)
+        self._lock.check()
+        return append_line(self.directory / name, line)
+
+    @property
+    def _file(self) -> RecordFile[RunRecord]:
+        assert isinstance(self.records, RecordFile), "a store is filled by `open` or `read`"
+        return self.records
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over all records, which cost nothing to ask for."""
+        return self._file.totals
+
+    def has_finished(self, run_id: str) -> bool:
+        """Whether a run needs no training any more."""
+        return self._file.has_finished(run_id)
 
     def finished(self, run_id: str) -> RunRecord | None:
         """The record of a run that needs no training any more."""
-        record = self.records.get(run_id)
-        return record if record is not None and record.status != "failed" else None
+        return self.records[run_id] if self.has_finished(run_id) else None
 
     def close(self) -> None:
         """Let another process write."""
         if self._lock is not None:
-            os.close(self._lock)
+            with contextlib.suppress(OSError):  # there is none, or something is left in it
+                (self.directory / "ended").rmdir()
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> RunStore:
@@ -223,88 +296,3 @@ class RunStore:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The numbered entries of a file; what follows its last line break is torn and left out."""
-    if not path.exists():
-        return
-    *complete, _torn = path.read_bytes().split(b"\n")
-    for number, line in enumerate(complete, start=1):
-        try:
-            entry = json.loads(line.decode())
-            if not isinstance(entry, dict):
-                raise ValueError("not an object")
-        except ValueError as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise StoreError(
-                f"{path}, line {number} is not a JSON object ({reason}). A crash damages only the "
-                f"last line, so this file was edited or the disk is failing: restore the line from "
-                f"a copy, or delete it to train that run again."
-            ) from None
-        yield number, entry
-
-
-def _set_torn_line_aside(path: Path) -> None:
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end == len(data):
-        return
-    with path.with_name(path.name + ".torn").open("ab") as torn:
-        torn.write(data[end:] + b"\n")
-        torn.flush()
-        os.fsync(torn.fileno())
-    with path.open("r+b") as file:
-        file.truncate(end)
-        os.fsync(file.fileno())
-
-
-def append_entry(path: Path, entry: Mapping[str, Any]) -> None:
-    """Append an entry to a file beside the records; a line torn by a crash is set aside first.
-
-    Raises:
-        StoreError: the disk refuses it.
-    """
-    _set_torn_line_aside(path)
-    _append_line(path, json.dumps(entry, separators=(",", ":"), allow_nan=False))
-
-
-def _append_line(path: Path, line: str) -> None:
-    """All of the line or nothing: what a full disk cuts short is taken back."""
-    data = (line + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        try:
-            if os.write(descriptor, data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(descriptor)
-        except OSError as error:
-            os.ftruncate(descriptor, size)
-            raise StoreError(
-                f"{path} could not be written ({error.strerror}). What it held before is kept; "
-                f"free some space and start again."
-            ) from error
-    finally:
-        os.close(descriptor)
-
-
-def _take_lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise StoreError(
-            f"Another optbench is writing to {path.parent} ({owner}). Wait for it, stop it, or "
-            f"choose another folder with --out."
-        ) from None
-    os.ftruncate(descriptor, 0)
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    os.pwrite(
-        descriptor, f"pid {os.getpid()} on {socket.gethostname()} since {started}".encode(), 0
-    )
-    return descriptor

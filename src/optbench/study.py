@@ -46,7 +46,7 @@ class Study:
         """Run all phases; returns when the last run is stored.
 
         Raises:
-            RunError: a run failed twice.
+            RunError: runs failed twice; what did not wait for them is done.
             StudyError: the noise runs diverged, so nothing can be judged.
         """
         if self.config.protocol.noise_seeds > 1:
@@ -95,9 +95,8 @@ class Study:
                         f"--out; nothing in this one was changed."
                     )
         self.store.note("study", **facts)
-        text = self.store.directory / "study.toml"
-        if not text.exists():
-            text.write_text(study.text, encoding="utf-8")
+        if not (self.store.directory / "study.toml").exists():
+            self.store.keep_text("study.toml", study.text)
 
     def run_config(
         self, optimizer: str, cell: Cell, configuration: Configuration, seed: int

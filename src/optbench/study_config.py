@@ -20,6 +20,8 @@ from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems
 from optbench.schedule import DecayShape
+from optbench.sinks.identifying_text import identifying_text
+from optbench.sinks.settings import SinkSettings
 from optbench.space import (
     Axis,
     Configuration,
@@ -136,6 +138,7 @@ class StudyConfig:
         phases: the cells of the three phases.
         smoke: the file's ``[smoke]`` table was laid over the rest.
         text: the file.
+        sinks: where else the runs are shown; no part of what the study is.
     """
 
     name: str
@@ -151,6 +154,14 @@ class StudyConfig:
     protocol: Protocol
     smoke: bool
     text: str = field(repr=False)
+    sinks: tuple[SinkSettings, ...] = ()
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells of the study, each once."""
+        phases = self.phases
+        every = (self.tuned_cell, *self.baseline_cells, *phases.tune, *phases.retune)
+        return list(dict.fromkeys([*every, *phases.predict, *phases.noise]))
 
     def cells_of(self, optimizer: str, cells: Sequence[Cell]) -> list[Cell]:
         """Those of some cells in which an optimizer takes part; in the tuned cell all do."""
@@ -159,8 +170,9 @@ class StudyConfig:
 
     @property
     def digest(self) -> str:
-        """Hash of the file and of `smoke`; a store belongs to one digest."""
-        return hashlib.sha256(f"{self.smoke}\n{self.text}".encode()).hexdigest()[:16]
+        """Hash of the file, its sinks left out, and of `smoke`; a store belongs to one digest."""
+        text = identifying_text(self.text)
+        return hashlib.sha256(f"{self.smoke}\n{text}".encode()).hexdigest()[:16]
 
     def start_point(self, optimizer: str) -> Configuration:
         """Where a search for this optimizer starts: the study's start, else its defaults.
@@ -225,3 +237,15 @@ def run_problems(config: RunConfig) -> list[str]:
     """Everything that makes a run impossible, its optimizer included."""
     hyperparameters = dict(config.optimizer.hyperparameters)
     return config.problems() + optimizer_problems(config.optimizer.name, hyperparameters)
+
+
+def smallest_batch(config: StudyConfig) -> int:
+    """Sequences in the smallest batch that a study names; grids that grow may try smaller ones."""
+    return min(
+        int(size)
+        for search in config.optimizers.values()
+        for size in (
+            search.start.get("batch_size", search.run.batch_size),
+            *(search.space["batch_size"].values if "batch_size" in search.space else ()),
+        )
+    )

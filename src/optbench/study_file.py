@@ -19,6 +19,8 @@ from optbench.config import ConfigError, ModelConfig, build_dataclass
 from optbench.coordinate_descent import with_candidate
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
+from optbench.sinks.identifying_text import identifying_text
+from optbench.sinks.settings import SinkSettings, read_sinks
 from optbench.space import Axis, SearchSpace, Value, choices, did_you_mean
 from optbench.study_config import (
     RUN_AXES,
@@ -30,7 +32,7 @@ from optbench.study_config import (
     run_problems,
 )
 
-TABLES = ("cell", "baseline_curve", "phases", "models", "run", "protocol", "optimizers")
+TABLES = ("cell", "baseline_curve", "phases", "models", "run", "protocol", "optimizers", "sinks")
 MAX_RATIO = 1000
 MIN_LAW_CELLS = 3  # of the simplest law that is not a constant
 
@@ -75,6 +77,8 @@ def read_study(text: str, *, smoke: bool = False) -> StudyConfig:
     if smoke:
         if overlay is None:
             raise ConfigError(["This study has no [smoke] table, so it has no --smoke version."])
+        if "sinks" in overlay:
+            raise ConfigError(["Sinks are the same with --smoke: move [smoke.sinks] to [sinks]."])
         raw = _merged(raw, overlay)
     return _Reader(raw).study(text, smoke=smoke)
 
@@ -108,6 +112,7 @@ class _Reader:
         self._check_limits(optimizers, phases)
         retuned = tuple(self._get("baseline_curve", "retune", list, []))
         baseline = str(self.raw.get("baseline", ""))
+        sinks = self._sinks(text)
         if run is not None:
             self._check_baseline(baseline, retuned, optimizers)
         if self.problems or run is None or protocol is None:
@@ -128,10 +133,20 @@ class _Reader:
             protocol=protocol,
             smoke=smoke,
             text=text,
+            sinks=sinks,
         )
         if problems := list(dict.fromkeys(_start_problems(study))):
             raise ConfigError(problems)
         return study
+
+    def _sinks(self, text: str) -> tuple[SinkSettings, ...]:
+        sinks, problems = read_sinks(self.raw.get("sinks", {}))
+        try:
+            identifying_text(text)
+        except ConfigError as error:
+            problems = problems or error.problems
+        self.problems.extend(problems)
+        return sinks
 
     def _check_baseline(
         self, baseline: str, retuned: Sequence[str], optimizers: Mapping[str, OptimizerStudy]

@@ -7,12 +7,13 @@ global norm over the parameters of the run's clip scope before any optimizer see
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,68 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from optbench.accumulation import Accumulation
+from optbench.batch_sources import Batches, DocumentBatches, WithDocuments
+from optbench.checkpoints.loop_state import Keeper, LoopState
 from optbench.config import CLIPPED_ROLES, ClipScope, RunConfig
 from optbench.micro_batches import Batch
 from optbench.model import Llama
 from optbench.optimizers import CurvatureOptimizer
+from optbench.ranks import ALONE, Ranks
 from optbench.schedule import lr_factor
 
 DIVERGED_FACTOR = 1.5  # a training loss above 1.5 · ln(V) is worse than knowing nothing
 CURVE_POINTS = 50
 NOISE_SEEDS_PER_RUN = 2**32
-
-
-class Batches(Protocol):
-    """Training batches addressed by step, and fixed evaluation batches."""
-
-    def batch(self, step: int, *, seed: int, batch_size: int, seq_len: int) -> NDArray[np.int64]:
-        """Token ids (batch_size, seq_len + 1) of one step."""
-        ...
-
-    def eval_batches(
-        self,
-        split: Literal["validation", "test"],
-        *,
-        num_tokens: int,
-        batch_size: int,
-        seq_len: int,
-    ) -> Iterable[NDArray[np.int64]]:
-        """The same token ids every time."""
-        ...
-
-
-class WithDocuments(Protocol):
-    """Sequences whose documents are known.
-
-    ``tokens`` (B, S + 1), and ``doc_ids`` (B, S) of the tokens that are inputs.
-    """
-
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...  # noqa: D102
-    @property
-    def doc_ids(self) -> NDArray[np.integer[Any]]: ...  # noqa: D102
-
-
-@runtime_checkable
-class DocumentBatches(Batches, Protocol):
-    """Batches that know their documents; a model trained on them attends within documents."""
-
-    def batch_with_documents(
-        self, step: int, *, seed: int, batch_size: int, seq_len: int
-    ) -> WithDocuments:
-        """As :meth:`Batches.batch`."""
-        ...
-
-    def eval_batches_with_documents(
-        self,
-        split: Literal["validation", "test"],
-        *,
-        num_tokens: int,
-        batch_size: int,
-        seq_len: int,
-    ) -> Iterable[WithDocuments]:
-        """As :meth:`Batches.eval_batches`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +72,8 @@ def train(
     device: torch.device,
     micro_batch_size: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks = ALONE,
+    keeper: Keeper | None = None,
 ) -> TrainResult:
     """Train ``model`` for the whole budget, or until it has diverged.
 
@@ -133,15 +86,19 @@ def train(
         micro_batch_size: sequences forward and backward at once, as long as they fit; None is a
             whole batch. It changes no result but by rounding.
         on_progress: called about fifty times along the run.
+        ranks: who trains together; each returns the same result but for the times.
+        keeper: of the run's state; the run goes on from what it gives back.
     """
-    accumulation = Accumulation(model, micro_batch_size)
+    accumulation = Accumulation(model, micro_batch_size, ranks)
     loop = _Loop(config, model, optimizer, batches, device, accumulation)
     eval_steps = {
         round((i + 1) * config.num_steps / config.num_evals) for i in range(config.num_evals)
     }
     report_every = max(1, config.num_steps // CURVE_POINTS)
     model.train()
-    for steps_taken in range(1, config.num_steps + 1):
+    if keeper is not None and (state := keeper.resume(model, optimizer)) is not None:
+        loop.restore(state)
+    for steps_taken in range(loop.result.steps_taken + 1, config.num_steps + 1):
         loop.step()
         if steps_taken % report_every == 0 or steps_taken == config.num_steps:
             on_progress(Progress(steps_taken, config.num_steps, loop.note_train_loss()))
@@ -149,6 +106,8 @@ def train(
             loop.note_val_loss()
         if loop.result.reason:
             break
+        if keeper is not None and keeper.due(steps_taken):
+            keeper.save(model, optimizer, loop.state())
     return loop.finish()
 
 
@@ -168,12 +127,46 @@ class _Loop:
     _recent_losses: list[Tensor] = field(default_factory=list)
     _schedule: torch.optim.lr_scheduler.LambdaLR = field(init=False)
     _clipped: list[torch.nn.Parameter] = field(init=False)
+    _first_micro_batch_size: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._clipped = clipped_parameters(self.model, self.config.clip_scope)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: _factor(self.config, step)
+        self._first_micro_batch_size = self.accumulation.size
+        self._schedule = self._schedule_after(0)
+
+    def _schedule_after(self, steps_taken: int) -> torch.optim.lr_scheduler.LambdaLR:
+        return torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: _factor(self.config, step), last_epoch=steps_taken - 1
         )
+
+    def state(self) -> LoopState:
+        """All that the loop goes on from, besides model and optimizer."""
+        losses = self._recent_losses
+        return LoopState(
+            steps_taken=self.result.steps_taken,
+            train_curve=self.result.train_curve,
+            val_curve=self.result.val_curve,
+            first_micro_batch_size=self._first_micro_batch_size,
+            micro_batch_size=self.accumulation.size,
+            step_times=torch.tensor(self._step_times, dtype=torch.float64),
+            optimizer_times=torch.tensor(self._optimizer_times, dtype=torch.float64),
+            recent_losses=torch.stack(losses) if losses else torch.zeros(0),
+        )
+
+    def restore(self, state: LoopState) -> None:
+        """Go on from a state whose model and optimizer have been loaded.
+
+        The micro-batch stays as small as it had become, unless the run was told another one now.
+        """
+        self.result.steps_taken = state.steps_taken
+        self.result.train_curve = list(state.train_curve)
+        self.result.val_curve = list(state.val_curve)
+        self._step_times = state.step_times.tolist()
+        self._optimizer_times = state.optimizer_times.tolist()
+        self._recent_losses = list(state.recent_losses.to(self.device).unbind())
+        if state.first_micro_batch_size == self._first_micro_batch_size:
+            self.accumulation.size = state.micro_batch_size
+        self._schedule = self._schedule_after(state.steps_taken)
 
     def step(self) -> None:
         """One batch, forward to update."""
@@ -197,7 +190,8 @@ class _Loop:
 
     def note_train_loss(self) -> float:
         """The mean loss since the last point of the curve; says so if the run has diverged."""
-        train_loss = float(torch.stack(self._recent_losses).mean())
+        own = float(torch.stack(self._recent_losses).mean())
+        train_loss = self.accumulation.ranks.total(own)
         self._recent_losses.clear()
         if reason := _divergence(train_loss, self.config):
             self._diverged(reason)
@@ -222,11 +216,19 @@ class _Loop:
         result = self.result
         result.step_s = statistics.median(self._step_times)
         result.optimizer_step_s = statistics.median(self._optimizer_times)
-        result.micro_batch_size = self.accumulation.size or self.config.batch_size
+        share = -(-self.config.batch_size // self.accumulation.ranks.size)
+        result.micro_batch_size = self.accumulation.size or share
         if not result.reason:
-            result.val_loss = result.val_curve[-1][1]
-            result.test_loss = self._evaluate("test")
+            self._note_final_losses()
         return result
+
+    def _note_final_losses(self) -> None:
+        test_loss = self._evaluate("test")
+        if math.isfinite(test_loss):
+            self.result.val_loss = self.result.val_curve[-1][1]
+            self.result.test_loss = test_loss
+        else:
+            self._diverged(f"the test loss is {test_loss}")
 
     def _evaluate(self, split: Literal["validation", "test"]) -> float:
         return evaluate(
@@ -236,6 +238,7 @@ class _Loop:
             split,
             device=self.device,
             micro_batch_size=self.accumulation.size,
+            ranks=self.accumulation.ranks,
         )
 
 
@@ -257,7 +260,7 @@ def update(
         noise_seed: of the randomness in such an estimate.
     """
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    accumulation.clear()
     if isinstance(optimizer, CurvatureOptimizer) and optimizer.curvature_due():
         accumulation.give_curvature(optimizer, batch, noise_seed=noise_seed)
 
@@ -271,16 +274,24 @@ def evaluate(
     *,
     device: torch.device,
     micro_batch_size: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Mean loss in nats per token over the fixed tokens of a split."""
+    """Mean loss in nats per token over the fixed tokens of a split.
+
+    Ranks take turns at the pieces, which are those of one process, and all get the same mean.
+    """
     total, count = 0.0, 0
     model.eval()
-    for whole in _eval_batches(batches, config, split, device):
-        for batch, _ in whole.split(micro_batch_size):
-            total += float(model.loss(batch.tokens, batch.doc_ids)) * batch.predictions
-            count += batch.predictions
+    pieces = (
+        piece
+        for whole in _eval_batches(batches, config, split, device)
+        for piece, _ in whole.split(micro_batch_size)
+    )
+    for batch in itertools.islice(pieces, ranks.rank, None, ranks.size):
+        total += float(model.loss(batch.tokens, batch.doc_ids)) * batch.predictions
+        count += batch.predictions
     model.train()
-    return total / count
+    return ranks.total(total) / ranks.total(count)
 
 
 def _documents(batches: Batches, config: RunConfig) -> DocumentBatches | None:

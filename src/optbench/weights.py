@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Generator, Mapping
@@ -36,15 +37,16 @@ from optbench.data.prepared import AnyCorpus
 from optbench.data.tokenizer import load_tokenizer
 from optbench.durable import flush_to_disk
 from optbench.model import Llama
+from optbench.tensor_file import is_pickle
 
 FOLDER = "weights"
 # The metadata entry with the checksum of all other entries and of the tensors.
 _CHECKSUM = "content_sha256"
 # A file that is being written, beside its place: that of a weights file or of a tokenizer.
-_UNFINISHED = re.compile(r"\..+\.(safetensors|tokenizer\.json)\.[0-9a-f]{32}")
+_UNFINISHED_ENDING = r"\.(safetensors|tokenizer\.json)\.[0-9a-f]{32}"
+_UNFINISHED = re.compile(rf"\..+{_UNFINISHED_ENDING}")
+_MOST_LISTED = 8
 _FLAGS = {"True": True, "False": False}
-# What torch.save has written since 1.6 and before, and what pickle.dump writes.
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class WeightsError(UserError):
@@ -144,7 +146,7 @@ def save_weights(
     parameters = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     metadata = {"format": "pt", **origin.to_metadata()}
     metadata[_CHECKSUM] = _content_sha256(parameters, metadata)
-    make_folder(path)
+    _make_room(path)
     _write(tokenizer_file(path), lambda new: shutil.copyfile(corpus.tokenizer_path, new))
     _write(path, lambda new: _save_readable(parameters, new, metadata, like=tokenizer_file(path)))
 
@@ -152,7 +154,8 @@ def save_weights(
 def make_folder(path: Path) -> None:
     """Make the folder of a weights file, and clear it of files that a killed write left there.
 
-    One process at a time writes to a store, so that no file in the making is another's.
+    For the one process that may write to the store, before any run begins: the files in the making
+    of runs that are going on would be taken for such leftovers.
 
     Raises:
         WeightsError: it cannot be made or written to; better known before the training than after.
@@ -164,6 +167,18 @@ def make_folder(path: Path) -> None:
         probe.unlink()
         for file in path.parent.iterdir():
             if _UNFINISHED.fullmatch(file.name):
+                file.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _make_room(path: Path) -> None:
+    """As :func:`make_folder`, while other runs may be writing their own weights there."""
+    own = re.compile(rf"\.{re.escape(path.stem)}{_UNFINISHED_ENDING}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in path.parent.iterdir():
+            if own.fullmatch(file.name):
                 file.unlink()
     except OSError as error:
         raise _not_written(path, error) from error
@@ -183,18 +198,10 @@ def load_trained(path: Path, config: ModelConfig, run_id: str) -> TrainedModel:
             another tokenizer.
     """
     if not path.exists():
-        raise WeightsError(
-            f"The weights of run {run_id} were not kept (no {path}). Train it again with "
-            f"'optbench train' on the configuration that 'optbench show {run_id} --config' prints, "
-            f"with --keep-weights."
-        )
+        raise _not_kept(path, run_id)
     model = Llama(config, seed=0)
-    origin, tensors = _read(path, {name: p.shape for name, p in model.named_parameters()})
-    if origin.run_id != run_id:
-        raise WeightsError(
-            f"{path} holds the weights of run {origin.run_id}, not of {run_id}. Give the file its "
-            f"own name back."
-        )
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    origin, tensors = _read(path, run_id, shapes)
     _check_range(path, origin, config.vocab_size)
     model.load_state_dict(tensors)
     with _reading(tokenizer_file(path)):
@@ -202,13 +209,45 @@ def load_trained(path: Path, config: ModelConfig, run_id: str) -> TrainedModel:
         return TrainedModel(model.eval(), load_tokenizer(tokenizer_file(path)), text, origin)
 
 
-def _read(path: Path, shapes: Mapping[str, torch.Size]) -> tuple[Origin, dict[str, Tensor]]:
+def kept_runs(store: Path) -> list[str]:
+    """Ids of the runs whose weights a store has."""
+    return sorted(path.stem for path in (store / FOLDER).glob("[!.]*.safetensors"))
+
+
+def how_to_keep(run: str, store: Path) -> str:
+    """The commands that train a run of a store again for its weights."""
+    return (
+        f"optbench show {run} --store {shlex.quote(str(store))} --config > run.json; "
+        f"optbench train run.json --store {shlex.quote(str(store))} --keep-weights"
+    )
+
+
+def _not_kept(path: Path, run_id: str) -> WeightsError:
+    store = path.parent.parent
+    others = [run[:10] for run in kept_runs(store)]
+    shown = ", ".join(others[:_MOST_LISTED]) + (", …" if len(others) > _MOST_LISTED else "")
+    there = f"with weights there: {shown}" if others else "no run there has its weights"
+    return WeightsError(
+        f"The weights of run {run_id} were not kept (no {path}; {there}). Train it again for them: "
+        f"{how_to_keep(run_id, store)}"
+    )
+
+
+def _read(
+    path: Path, run_id: str, shapes: Mapping[str, torch.Size]
+) -> tuple[Origin, dict[str, Tensor]]:
     """The metadata and the float32 tensors of these names and shapes, no other."""
     with _reading(path):
         _refuse_pickle(path)
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
             origin = _origin(path, metadata)
+            # First, because another run's model often has other shapes.
+            if origin.run_id != run_id:
+                raise WeightsError(
+                    f"{path} holds the weights of run {origin.run_id}, not of {run_id}. Give the "
+                    f"file its own name back."
+                )
             _check_names(path, set(opened.keys()), set(shapes))
             tensors = {name: opened.get_tensor(name) for name in shapes}
     for name, tensor in tensors.items():
@@ -243,8 +282,7 @@ def _reading(path: Path) -> Generator[None]:
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(9)
-    # The size of a safetensors header can be the bytes that begin a pickle; then comes its JSON.
-    if start.startswith(_PICKLES) and start[8:] != b"{":
+    if is_pickle(start):
         raise WeightsError(
             f"{path} is a pickle (as torch.save writes), which can run code when it is read and is "
             f"never read here. {_remedy()}"

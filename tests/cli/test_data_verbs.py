@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -46,7 +49,9 @@ def test_a_recipe_is_prepared_and_listed(recipe: Path) -> None:
     cache = str(recipe.parent / "cache")
     prepared = data("prepare", str(recipe), "--cache", cache, "--workers", "1")
     assert prepared.exit_code == 0, prepared.output
-    assert "mine: 0.0M training tokens, vocabulary 300, fingerprint " in prepared.output
+    assert re.search(
+        r"mine: \d\.\d+k training tokens, vocabulary 300, fingerprint ", prepared.output
+    )
     listed = data("show", "--cache", cache, "--verify")
     for fragment in ("mine", "notes 1", "checksums ok", "Tokens and documents: training / val"):
         assert fragment in listed.output
@@ -78,6 +83,70 @@ def test_errors_are_messages(recipe: Path) -> None:
     assert "Give either --vocab-size or --tokenizer, and not both." in both.output
     assert "nano takes neither" in data("prepare", "nano", "--tokens", "5").output
     assert "Did you mean 'dclm-mix'?" in data("prepare", "dclm-mx").output
+
+
+def test_an_interruption_says_what_is_kept_and_how_to_go_on(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = recipe.parent / "cache"
+    recipe.write_text(RECIPE.replace("[[", "shard_tokens = 9\n[[", 1))
+    monkeypatch.setattr("optbench.data.reading.BATCH_DOCUMENTS", 30)
+    with monkeypatch.context() as patch:
+        patch.setattr("optbench.data.preparation._Round.finish", interrupted_after(1))
+        found = data("prepare", str(recipe), "--cache", str(cache), "--workers", "1")
+    assert found.exit_code == 130
+    folder = cache / ".mine-v300.unfinished"
+    shards = len(list(folder.glob("*.bin")))
+    assert shards == 3
+    assert (
+        f"Interrupted. {shards} finished shards are kept in {folder}; the same command goes on "
+        f"from there." in found.output
+    )
+    listed = data("show", "--cache", str(cache)).output
+    assert (
+        "Unfinished ones go on with the command that began them; to give one up, delete its fol"
+        in listed
+    )
+    assert data("prepare", str(recipe), "--cache", str(cache), "--workers", "1").exit_code == 0
+
+
+def test_an_interrupted_nano_corpus_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("optbench.data.shards._build", interrupted)
+    found = data("prepare", "nano", "--cache", str(tmp_path))
+    assert found.exit_code == 130
+    assert (
+        f"Interrupted. Nothing of it is kept in {tmp_path}; the same command begins again, which "
+        f"takes less than a minute." in found.output
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def interrupted_after(rounds: int) -> Callable[[Any], object]:
+    from optbench.data.preparation import _Round
+
+    finish, left = _Round.finish, rounds
+
+    def finish_or_stop(self: Any) -> object:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return finish(self)
+
+    return finish_or_stop
+
+
+def test_a_vocabulary_out_of_range_is_refused_before_anything_is_read(recipe: Path) -> None:
+    cache = recipe.parent / "cache"
+    recipe.write_text(RECIPE.replace("300", "100"))
+    found = data("prepare", str(recipe), "--cache", str(cache))
+    assert "vocab_size must lie between 257" in found.output
+    assert not cache.exists()
 
 
 def test_an_empty_cache_says_so(tmp_path: Path) -> None:

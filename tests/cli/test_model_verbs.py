@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -45,7 +46,7 @@ def store(tmp_path: Path, corpus: Corpus) -> Path:
 def config_file(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of ten steps on the synthetic corpus, which the cache holds as if it had a recipe."""
     manifest = corpus.manifest
-    monkeypatch.setattr("optbench.session.prepared_corpus", lambda *_: manifest)
+    monkeypatch.setattr("optbench.single_session.prepared_corpus", lambda *_: manifest)
     monkeypatch.setenv("OPTBENCH_CACHE", str(corpus.directory.parent))
     config = run_config().with_fingerprint(manifest.fingerprint)
     path = tmp_path / "run.json"
@@ -126,11 +127,35 @@ def test_a_run_that_cannot_be_opened_says_why(
     more = ["--out", str(tmp_path / "out")] if verb == "export" else []
     unknown = invoke(verb, "zzz", "--store", str(store), *more)
     assert unknown.exit_code == 2
-    assert f"Error: No run in {store} with an id starting with 'zzz'" in unknown.output
+    assert f"Error: No run in {store} with an id starting with 'zzz'. 'optbench show" in (
+        unknown.output
+    )
     weights_file(store, RUN).unlink()
     lost = invoke(verb, RUN, "--store", str(store), *more)
     assert lost.exit_code == 2
     assert f"Error: The weights of run {RUN} were not kept (no " in lost.output
+
+
+@pytest.mark.parametrize("verb", ["export", "evaluate"])
+def test_a_diverged_run_is_not_said_to_lack_weights_that_training_again_would_give(
+    verb: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optbench.evaluation.evaluate.require_harness", lambda: None)
+    config = dataclasses.replace(config_of(), seed=7)
+    with RunStore.open(store) as opened:
+        opened.append(record_of(config, loss=None, status="diverged", error="step 4: nan"))
+    more = ["--out", str(tmp_path / "out")] if verb == "export" else []
+    done = invoke(verb, config.run_id, "--store", str(store), *more)
+    assert done.exit_code == 2
+    assert f"Run {config.run_id} diverged (step 4: nan), so it has no final weights." in done.output
+
+
+def test_an_ambiguous_beginning_names_the_runs_it_could_mean(store: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(config_of(), seed=7)
+    with RunStore.open(store) as opened:
+        opened.append(record_of(config))
+    done = invoke("export", "", "--store", str(store), "--out", str(tmp_path / "out"))
+    assert f"2 runs in {store} with an id starting with '' ({RUN}, {config.run_id})." in done.output
 
 
 def test_without_the_harness_evaluate_names_the_command(

@@ -290,4 +290,4 @@ def test_two_drivers_cannot_share_a_store(tmp_path: Path) -> None:
     with RunStore.open(tmp_path):
         done = optbench("run", "nano", "--smoke", "--out", str(tmp_path))
     assert done.returncode == 2
-    assert f"Another optbench is writing to {tmp_path} (pid {os.getpid()} on " in done.stderr
+    assert f"Another optbench is writing to {tmp_path} (pid {os.getpid()} of " in done.stderr

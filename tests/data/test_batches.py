@@ -218,8 +218,11 @@ def test_evaluation_does_not_depend_on_the_batch_size(batches: TokenBatches) -> 
 
 def test_the_most_that_an_error_offers_can_be_had(batches: TokenBatches) -> None:
     message = (
-        r"The test split of the corpus 'numbered' gives 1750 tokens in sequences of 7 with its "
-        r"mixture of sources, but 1786 were asked for\. Ask for at most 1750"
+        r"The test split of the corpus 'numbered' holds [\d,]+ tokens \(prose 1,000, code 803, "
+        r"maths 500\), which give 1,750 in whole sequences of 7 at the weights of the mixture, "
+        r"but 1,786 are needed\. Lower `test_tokens` to at most 1750 \(\[run\] in a study file; "
+        r"optbench train --set test_tokens=1750\), or prepare a corpus with more text or a larger "
+        r"`test_share`\."
     )
     with pytest.raises(DataError, match=message):
         batches.eval_batches("test", num_tokens=1786, batch_size=16, seq_len=SEQ_LEN)

@@ -315,7 +315,7 @@ def test_an_unfinished_preparation_of_other_files_is_replaced_if_nothing_is_lost
         prepare_mixture(recipe, cache, open_source=failing(after, KeyboardInterrupt()))
     write(tmp_path / "maths/0.jsonl", json_lines(texts("others", 9)))
     if shards:
-        with pytest.raises(DataError, match=r"source 'maths' are not those .* with --restart"):
+        with pytest.raises(DataError, match=r"0\.jsonl had .*'maths'\)\. Restore .* --restart"):
             prepare_mixture(recipe, cache)
     found = prepare_mixture(recipe, cache, restart=shards)
     assert found == prepare_mixture(recipe, tmp_path / "whole")
@@ -439,7 +439,7 @@ def test_a_file_that_disappears_is_named(tmp_path: Path) -> None:
 def test_a_few_text_files_without_a_separator_say_what_a_document_is(tmp_path: Path) -> None:
     write(tmp_path / "book.txt", " ".join(texts("book", 90)).encode())
     text = 'name = "book"\nvocab_size = 300\n[[sources]]\nname = "book"\nfiles = ["book.txt"]'
-    with pytest.raises(DataError, match=r"\(1 documents in all\)\. Each .* `separator` divides"):
+    with pytest.raises(DataError, match=r"\(1 documents with text in all\)\. Each .* `separator`"):
         prepare_mixture(read_recipe(text, tmp_path), tmp_path / "cache")
 
 
@@ -458,6 +458,29 @@ def test_a_split_without_documents_is_refused(tmp_path: Path) -> None:
     recipe = dataclasses.replace(toy_recipe(tmp_path), validation_share=1e-9)
     with pytest.raises(DataError, match=r"'web' falls into the validation split \(240 documents"):
         prepare_mixture(recipe, tmp_path / "cache")
+
+
+def test_a_source_without_text_asks_for_the_right_files(tmp_path: Path) -> None:
+    train_tokenizer(["ba ko"], 258).save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path / "blank.jsonl", json_lines(["", " "]))
+    text = 'name = "blank"\ntokenizer = "tokenizer.json"\n[[sources]]\nname = "s"\n'
+    recipe = read_recipe(f'{text}files = ["blank.jsonl"]', tmp_path)
+    with pytest.raises(
+        DataError, match=r"'s' falls into the train split \(0 documents .*\)\. Are these the right"
+    ):
+        prepare_mixture(recipe, tmp_path / "cache")
+
+
+def test_one_held_out_document_for_two_splits_asks_for_a_table(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    write(tmp_path / "held.txt", b"ba ko mi")
+    text = (tmp_path / "toy.toml").read_text()
+    for key in ("validation_share", "test_share"):
+        text = text.replace(f"{key} = 0.15\n", "")
+    with pytest.raises(DataError, match=r"'validation' falls .*, or add a \[test\] table of its"):
+        prepare_mixture(
+            read_recipe(f'{text}\n[validation]\nfiles = ["held.txt"]', recipe.base), tmp_path / "c"
+        )
 
 
 def test_progress_rises_from_zero_to_one(toy: Prepared, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_text_file_without_separator_is_one_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_a_missing_field_is_refused_with_the_nearest(name: str, tmp_path: Path) -> None:
     path = FILES[name](tmp_path / name)
-    with pytest.raises(DataError, match=r"Unknown field in .* 'texd'\. Did you mean 'text'\?"):
+    with pytest.raises(DataError, match=r"no field 'texd'.*Did you mean 'text'\? .*: `field`"):
         read(path, field="texd")
 
 
@@ -185,9 +185,31 @@ def test_a_connection_that_ends_early_is_tried_again_and_then_refused(
             list(persistently(open_at, 0, "web", patience))
 
 
-def test_an_empty_packed_file_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl.gz", b"")
+def test_an_empty_packed_file_among_others_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl.gz", b"")
+    jsonl_file(tmp_path / "b.jsonl")
+    source = TextSource(name="web", files=("*.jsonl*",))
+    (part,) = (p for p in list_parts(source, tmp_path, Patience()).parts if not p.size)
     with pytest.raises(DataError, match=r"a\.jsonl\.gz is cut off or damaged \(it is empty\)"):
+        list(read_part(part, source))
+
+
+def test_a_source_of_empty_files_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        write(tmp_path / name, b"")
+    with pytest.raises(DataError, match=r"'web' holds no text: .*a\.jsonl is empty\.$"):
+        list_parts(TextSource(name="web", files=("a.jsonl",)), tmp_path, Patience())
+    with pytest.raises(DataError, match=r"\.jsonl is empty, and so are its other 2 files\.$"):
+        list_parts(TextSource(name="web", files=("*.jsonl",)), tmp_path, Patience())
+
+
+def test_damaged_pages_of_a_parquet_file_are_damage_and_not_a_mystery(tmp_path: Path) -> None:
+    path = FILES["a.parquet"](tmp_path / "a.parquet")
+    raw = bytearray(path.read_bytes())
+    for at in range(8, len(raw) // 2, 7):
+        raw[at] ^= 0xFF
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"a\.parquet is cut off or damaged \(.*\)\. Fetch it"):
         read(path)
 
 
@@ -198,6 +220,8 @@ def test_an_empty_packed_file_is_refused(tmp_path: Path) -> None:
         (b'{"text": "a"}\n\n{"text": "\\ud800"}', r"half a character: Line 3 \(document 2\) of"),
         (b"{" * 3 + b'"text": ' + b"[" * 200_000, r"Line 1 \(document 1\) of .* is not JSON"),
         (b'{"text": ' + b"[" * 200_000, r"Line 1 \(document 1\) of .* is not JSON .*recursion"),
+        (b'{"text": "a"}\n{"txt": "b"}', r"^Line 2 \(document 2\) of .* has no field 'text', wh"),
+        (b'{"text": "a"}\n5', r"^Line 2 \(document 2\) of .* is no object with the field 'text'"),
         (b'[{"text": "a"}]', r"one object per line\. Convert it: jq -c '\.\[\]' a\.json"),
         ('{"text": "ä"}'.encode("latin-1"), r"is not UTF-8 .* iconv -f latin1 -t utf-8"),
     ],

@@ -151,6 +151,17 @@ files = ["c"]
         (SMALL + SMALL.split("512")[1], "Source names must differ, but 'web' comes 2 times."),
         (SMALL + 'weight = 0.1234567\n[[sources]]\nname = "b"\nfiles = ["b"]', "The weights are"),
         (SMALL.replace('"a.txt"', "3"), "`sources[0].files` must be a list of texts"),
+        (
+            SMALL.replace('["a.txt"]', '"a.txt"'),
+            "`sources[0].files` must be a list of texts, but got 'a.txt'. Write [",
+        ),
+        (SMALL.replace("[[sources]]", "[sources]"), "Write [[sources]] instead of [sources]"),
+        (SMALL.replace('name = "web"', ""), "`sources[0].name` is missing: a lower-case"),
+        (
+            "tokens = '3B'\n" + SMALL,
+            "`tokens` must be a whole number, but got '3B'. Write it out",
+        ),
+        (SMALL + "weight = 0", "`sources[0].weight` must be a number above 0, but got 0. To leave"),
         (SMALL + "hub = 3", "`sources[0].hub` must be a table, but got 3."),
         ("validation = 3\n" + SMALL, "`validation` must be a table like one of [[sources]]."),
         ("test_share = 0\n" + SMALL, "`test_share` must lie between 0 and 0.5, but got 0.0. Every"),
@@ -164,6 +175,11 @@ files = ["c"]
 def test_a_problem_names_what_is_wrong(text: str, message: str) -> None:
     found = problems(text)
     assert any(problem.startswith(message) for problem in found), found
+
+
+def test_a_value_of_the_wrong_kind_is_one_problem() -> None:
+    assert len(problems(SMALL.replace('["a.txt"]', '"a.txt"'))) == 1
+    assert len(problems(SMALL.replace("[[sources]]", "[sources]"))) == 1
 
 
 def test_an_unknown_recipe_is_refused_with_the_choices(tmp_path: Path) -> None:

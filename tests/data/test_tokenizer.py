@@ -81,3 +81,6 @@ def test_impossible_vocabulary_is_refused_with_the_range(size: int) -> None:
 def test_text_too_small_for_the_vocabulary_is_refused_with_what_it_gives() -> None:
     with pytest.raises(DataError, match=r"of 400: only 258 tokens .* Lower vocab_size to at most"):
         train_tokenizer(["aa"], 400)
+    with pytest.raises(DataError, match=r"no text to learn a vocabulary of 400 from\. Are these"):
+        train_tokenizer([], 400)
+    assert train_tokenizer([], 257).get_vocab_size() == 257

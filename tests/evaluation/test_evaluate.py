@@ -14,7 +14,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from optbench.evaluation.evaluate import EvaluationError, TaskChoice, evaluate, require_harness
+from optbench.evaluation.evaluate import (
+    EvaluationError,
+    TaskChoice,
+    errors_of_tasks,
+    evaluate,
+    require_harness,
+)
 from optbench.evaluation.scores import (
     PUBLISHED_SPREAD,
     Evaluation,
@@ -123,7 +129,35 @@ def test_data_that_is_not_there_is_an_error_with_its_remedy(
     (folder / "documents.json").unlink()
     with pytest.raises(
         EvaluationError,
-        match=r"^The data of toy_choice cannot be loaded \((.|\n)*name tasks on local data with --",
+        match=r"^The data of toy_choice cannot be loaded \((.|\n)*`dataset_kwargs` of the task",
+    ):
+        evaluate(trained, TaskChoice(folder=folder), device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "remedy"),
+    [(["piqa"], "connect to the network, or name tasks on local data"), ([], "`dataset_path` and")],
+)
+def test_the_remedy_is_for_the_data_that_is_missing(foreign: list[str], remedy: str) -> None:
+    with (
+        pytest.raises(EvaluationError, match=rf"of piqa, toy cannot .* \(gone\).*{remedy}"),
+        errors_of_tasks(["piqa", "toy"], Path("own"), foreign),
+    ):
+        raise OSError("gone")
+
+
+@pytest.mark.usefixtures("harness")
+@pytest.mark.filterwarnings("default")
+def test_a_task_that_names_a_field_its_data_lacks_is_an_error_with_the_field(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    folder = write_tasks(tmp_path / "tasks", "toy_choice")
+    (file,) = folder.glob("*.yaml")
+    text = file.read_text()
+    file.write_text(text.replace("doc_to_text: question", 'doc_to_text: "{{riddle}}"'))
+    with pytest.raises(
+        EvaluationError,
+        match=rf"^A template of toy_choice does not fit .*'riddle' is undefined.* in {folder}: the",
     ):
         evaluate(trained, TaskChoice(folder=folder), device=CPU)
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -12,6 +14,7 @@ from optbench.analysis.journal import read_journal
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.report.figures import study_figures
 from optbench.report.html import render_report, write_report
+from optbench.report.page import PageError
 from optbench.report.sections import scale_sections
 from optbench.report.text import interval_text, value_text
 from optbench.store import RunStore
@@ -229,10 +232,14 @@ def test_a_failed_write_leaves_the_old_report_and_no_rubbish(
     path.write_text("old")
 
     def full_disk(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("optbench.report.page.os.replace", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    message = (
+        f"{path} could not be written (No space left on device). No record is lost; free some "
+        f"space, or choose another file with --out."
+    )
+    with pytest.raises(PageError, match=f"^{re.escape(message)}$"):
         write_report(summary, study.store, path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

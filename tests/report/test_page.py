@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from optbench.report.page import embed_json, template, write_page
+from optbench.report.page import PageError, embed_json, template, write_page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -26,6 +26,6 @@ def test_filters_of_one_page_are_not_those_of_another() -> None:
 
 def test_a_page_that_cannot_be_written_leaves_no_rubbish(tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()  # a folder of that name is in the way
-    with pytest.raises(OSError, match=r"page\.html"):
+    with pytest.raises(PageError, match=r"page\.html could not be written \(Is a directory\)"):
         write_page("text", tmp_path / "page.html")
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from optbench.data.prepared import CorpusSummary
     from optbench.data.shards import Manifest, OnProgress
 
-NANO_VOCAB_SIZE = 1024
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 _cache_option = click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
@@ -80,13 +81,13 @@ def prepare(
     if recipe == "nano":
         if tokenizer or tokens:
             raise click.UsageError("nano takes neither --tokenizer nor --tokens.")
-        _report(_prepare_nano(vocab_size or NANO_VOCAB_SIZE, folder), folder)
+        _report(_prepare_nano(vocab_size, folder), folder)
         return
     chosen = _with_options(find_recipe(recipe), vocab_size, tokenizer, tokens)
     if (kept := kept_mixture(chosen, folder)) is not None:
         _report(kept, folder, " It was already prepared, nothing was read.")
         return
-    with _Bar() as on_progress:
+    with _says_what_is_kept(chosen, folder), _Bar() as on_progress:
         manifest = prepare_mixture(
             chosen,
             folder,
@@ -100,24 +101,46 @@ def prepare(
 @data.command()
 @_cache_option
 @click.option("--verify", is_flag=True, help="Read every shard and compare its checksum.")
+@click.option("--tokens", help="How often a run of so many tokens reads each source, such as 3B.")
 @format_option("table", "json")
 @reports_errors
-def show(cache: Path | None, verify: bool, form: str) -> None:
+def show(cache: Path | None, verify: bool, tokens: str | None, form: str) -> None:
     """List the prepared corpora: tokens, documents, sources, fingerprint and checks."""
+    from optbench.analysis.units import parse_count
     from optbench.data.prepared import list_prepared
     from optbench.data.shards import default_cache_dir
 
+    budget = None if tokens is None else parse_count(tokens, likely="B")
     folder = cache or default_cache_dir()
     found = list_prepared(folder, verify_checksums=verify)
     if form == "json":
-        click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2, default=str))
+        listed = [_as_json(one, budget) for one in found]
+        click.echo(json.dumps(listed, indent=2, default=str))
     elif found:
-        _print_corpora(found, verify)
+        _print_corpora(found, verify, budget)
     else:
         click.echo(f"There is no prepared corpus in {folder}.")
     damaged = [one.name for one in found if one.state not in ("ok", "unfinished")]
     if verify and damaged:
         raise Failure(f"Damaged: {', '.join(damaged)}.")
+
+
+@contextlib.contextmanager
+def _says_what_is_kept(recipe: MixtureRecipe, cache: Path) -> Generator[None]:
+    """An interruption ends the command with what it has left and how to go on."""
+    from optbench.data.shards import corpus_dir
+    from optbench.data.tokenizer_choice import choose_tokenizer
+    from optbench.data.unfinished import finished_shards, unfinished_folder
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        final = corpus_dir(recipe.name, choose_tokenizer(recipe).vocab_size, cache)
+        click.echo(
+            f"\nInterrupted. {finished_shards(final)} finished shards are kept in "
+            f"{unfinished_folder(final)}; the same command goes on from there."
+        )
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _with_options(
@@ -134,30 +157,57 @@ def _with_options(
     return dataclasses.replace(recipe, tokens=tokens) if tokens else recipe
 
 
-def _prepare_nano(vocab_size: int, cache: Path) -> Manifest:
+def _prepare_nano(vocab_size: int | None, cache: Path) -> Manifest:
+    from optbench.data.corpus import NANO, NANO_VOCAB_SIZE
     from optbench.data.shards import prepare as prepare_nano
     from optbench.data.unfinished import errors_of_cache
 
-    with errors_of_cache(cache), _Bar() as on_progress:
-        return prepare_nano("nano", vocab_size, cache, on_progress)
+    try:
+        with errors_of_cache(cache), _Bar() as on_progress:
+            return prepare_nano(NANO, vocab_size or NANO_VOCAB_SIZE, cache, on_progress)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nInterrupted. Nothing of it is kept in {cache}; the same command begins again, "
+            f"which takes less than a minute."
+        )
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _report(manifest: Manifest | MixtureManifest, cache: Path, note: str = "") -> None:
-    tokens = manifest.num_tokens("train") / 1e6
+    from optbench.analysis.units import format_count
+
+    tokens = format_count(manifest.num_tokens("train"))
     click.echo(
-        f"{manifest.corpus}: {tokens:.1f}M training tokens, vocabulary {manifest.vocab_size}, "
+        f"{manifest.corpus}: {tokens} training tokens, vocabulary {manifest.vocab_size}, "
         f"fingerprint {manifest.fingerprint}, in {cache}.{note}"
     )
 
 
-def _print_corpora(found: list[CorpusSummary], verified: bool) -> None:
+def _as_json(corpus: CorpusSummary, budget: float | None) -> dict[str, object]:
+    from optbench.repetition import epochs_after
+
+    times = {} if budget is None else {"times_read": epochs_after(corpus, budget)}
+    return {**dataclasses.asdict(corpus), **times}
+
+
+def _print_corpora(found: list[CorpusSummary], verified: bool, budget: float | None) -> None:
     from rich.table import Table
 
+    from optbench.analysis.units import format_count
+    from optbench.repetition import consequence, epochs_after, epochs_text, too_often
+
     table = Table()
-    for name in ("corpus", "vocabulary", "tokens", "documents", "sources", "fingerprint", "checks"):
+    names = ["corpus", "vocabulary", "tokens", "documents", "sources", "fingerprint", "checks"]
+    if budget is not None:
+        names.append(f"read by {format_count(budget)} tokens")
+    for name in names:
         right = name in ("vocabulary", "tokens", "documents")
         table.add_column(name, justify="right" if right else "left")
+    warnings: list[str] = []
     for one in found:
+        times = {} if budget is None else epochs_after(one, budget)
+        if repeated := too_often(times):
+            warnings.append(f"{one.name}: {consequence(repeated)}")
         table.add_row(
             one.name,
             str(one.vocab_size or ""),
@@ -166,9 +216,19 @@ def _print_corpora(found: list[CorpusSummary], verified: bool) -> None:
             " : ".join(f"{name} {weight}" for name, weight in one.sources),
             one.fingerprint,
             ("checksums ok" if verified else "sizes ok") if one.state == "ok" else one.state,
+            *([] if budget is None else [epochs_text(times)]),
         )
     console().print(table)
     console().print("Tokens and documents: training / validation / test.", highlight=False)
+    for warning in warnings:
+        console().print(warning, highlight=False, markup=False)
+    if unfinished := [one.directory for one in found if one.state == "unfinished"]:
+        console().print(
+            f"Unfinished ones go on with the command that began them; to give one up, delete its "
+            f"folder, such as {unfinished[0]}.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _by_split(counts: Mapping[Split, int] | None) -> str:

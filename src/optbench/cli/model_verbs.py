@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from optbench.cli.verbs import (
+    Failure,
     console,
     error_console,
     find_record,
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 def export(run_id: str, store: Path, out: Path) -> None:
     """Write the RUN whose id starts like this as a Hugging Face LlamaForCausalLM folder.
 
-    The run must have been trained with --keep-weights. The folder holds safetensors, the
-    tokenizer, and the record; nothing but optbench is needed to write it.
+    The run must have been trained with --keep-weights ('optbench train' or 'optbench run'). The
+    folder holds safetensors, the tokenizer, and the record; nothing but optbench is needed to
+    write it.
     """
     from optbench.export import export_run
 
@@ -68,9 +70,9 @@ def evaluate(
 ) -> None:
     """Score the RUN whose id starts like this on downstream tasks, with standard errors.
 
-    The run must have been trained with --keep-weights, and the lm-evaluation-harness be installed
-    (pip install 'optbench[eval]'). The scores are kept in STORE/evaluations.jsonl. They cannot
-    rank optimizers: they are of a single run.
+    The run must have been trained with --keep-weights ('optbench train' or 'optbench run'), and
+    the lm-evaluation-harness be installed (pip install 'optbench[eval]'). The scores are kept in
+    STORE/evaluations.jsonl. They cannot rank optimizers: they are of a single run.
     """
     from optbench.evaluation.evaluate import TaskChoice, require_harness
     from optbench.evaluation.evaluate import evaluate as evaluate_run
@@ -102,5 +104,11 @@ def _open_run(store: Path, start: str) -> tuple[RunRecord, TrainedModel]:
     from optbench.weights import load_trained, weights_file
 
     record = find_record(RunStore.read(store).records, start, store)
+    if record.status != "completed":
+        reason = record.error.strip().rsplit("\n", 1)[-1]
+        raise Failure(
+            f"Run {record.run_id} {record.status} ({reason}), so it has no final weights. "
+            f"'optbench show --store {store}' lists the runs."
+        )
     path = weights_file(store, record.run_id)
     return record, load_trained(path, record.run_config.model, record.run_id)

@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 @click.option(
     "--ratio", type=float, default=None, help="Chinchilla ratio; 1 = 20 tokens a parameter."
 )
+@click.option("--corpus", help="A prepared corpus; the model gets its vocabulary.  [default: nano]")
 @click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, repeatable."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A hyperparameter or setting of the run, repeatable.",
 )
 @click.option("--seed", type=int, default=None, help="Seed of initialisation and data order.")
 @click.option(
@@ -52,18 +57,22 @@ def train(
     optimizer: str | None,
     size: str | None,
     ratio: float | None,
+    corpus: str | None,
     settings: tuple[str, ...],
     seed: int | None,
     precision: Precision | None,
     keep_weights: bool,
     store: Path,
     execution: Execution,
+    checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
-    from optbench.session import single_run_config, train_one
+    from optbench.single_run import single_run_config
+    from optbench.single_session import train_one
 
     if config_file is not None:
-        if clash := [n for n, v in (("--size", size), ("--ratio", ratio)) if v is not None]:
+        flags = (("--size", size), ("--ratio", ratio), ("--corpus", corpus))
+        if clash := [name for name, value in flags if value is not None]:
             raise click.UsageError(f"{' and '.join(clash)} cannot change what {config_file} says.")
         config = _run_config_from(config_file, optimizer, settings, seed)
     else:
@@ -73,10 +82,18 @@ def train(
             ratio=ratio,
             settings=_settings(settings),
             seed=seed or 0,
+            corpus=corpus,
         )
     if precision is not None:
         config = dataclasses.replace(config, precision=precision)
-    record = train_one(config, store, console(), keep_weights=keep_weights, execution=execution)
+    record = train_one(
+        config,
+        store,
+        console(),
+        keep_weights=keep_weights,
+        execution=execution,
+        checkpoints=checkpoints,
+    )
     from optbench.printing import print_record
 
     print_record(record, console())
@@ -94,7 +111,7 @@ def train(
 @reports_errors
 def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) -> None:
     """What each optimizer costs on this device: time, share of a training step, memory."""
-    from optbench.session import bench_optimizers
+    from optbench.single_session import bench_optimizers
 
     costs = bench_optimizers(size, batch_size, optimizers, error_console())
     if form == "json":
@@ -132,6 +149,23 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
         from optbench.printing import print_record
 
         print_record(record, console())
+        _print_text_and_weights(record, store)
+
+
+def _print_text_and_weights(record: RunRecord, store: Path) -> None:
+    """What a record does not hold: how often its text was read, and where its weights are."""
+    from optbench.data.shards import default_cache_dir
+    from optbench.repetition import epochs_text, known_epochs
+
+    config, lines = record.run_config, []
+    if (epochs := known_epochs(config, default_cache_dir())) is not None:
+        lines.append(f"text         {config.data.corpus}, read: {epochs_text(epochs)}")
+    else:
+        lines.append(f"text         {config.data.corpus}, not prepared here with this fingerprint")
+    weights = store / "weights" / f"{record.run_id}.safetensors"
+    if weights.exists():
+        lines.append(f"weights      {weights}")
+    console().print("\n".join(lines), highlight=False, markup=False)
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -9,27 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from optbench.cli.execution_options import execution_options
+from optbench.cli.executor_options import executor_options
 from optbench.cli.plan_options import rental_options
-from optbench.cli.verbs import (
-    available_workers,
-    console,
-    format_option,
-    reports_errors,
-    store_option,
-)
+from optbench.cli.verbs import console, format_option, reports_errors, store_option
 
 if TYPE_CHECKING:
     from optbench.devices import Rental
     from optbench.execution import Execution
+    from optbench.executor_choice import ExecutorChoice
     from optbench.study_config import StudyConfig
 
 _study_argument = click.argument("study", default="nano")
-_workers_option = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Runs at a time, one thread each.  [default: the number of cores]",
-)
 _smoke_option = click.option(
     "--smoke", is_flag=True, help="The same code on a tiny budget, within a minute."
 )
@@ -44,53 +34,75 @@ _smoke_option = click.option(
     help="Folder for records and report.  [default: runs/STUDY]",
 )
 @_smoke_option
-@_workers_option
+@executor_options
 @click.option("--max-runs", type=click.IntRange(1), help="Stop after this many runs in all.")
 @click.option("--max-tokens", type=click.FloatRange(1), help="Stop after this many tokens in all.")
 @click.option("--max-core-hours", type=click.FloatRange(0), help="Stop after these hours of runs.")
+@click.option(
+    "--keep-weights",
+    is_flag=True,
+    help="Keep the final weights of confirmation runs, in OUT/weights.",
+)
 @reports_errors
 @execution_options
 def run(
     study: str,
     out: Path | None,
     smoke: bool,
-    workers: int | None,
+    executor: ExecutorChoice,
     max_runs: int | None,
     max_tokens: float | None,
     max_core_hours: float | None,
+    keep_weights: bool,
     execution: Execution,
+    checkpoints: str | None,
 ) -> None:
     """Tune, compare and report: carry out STUDY (a name or a .toml file).
 
     Interrupt it at any time; the same command goes on where it stopped. The limits count all
     sittings with the study; at a limit, the runs that are going on end first.
     """
-    from optbench.session import run_study
+    from optbench.session import Sitting, run_study
     from optbench.sweep import Budget
 
     budget = Budget(max_runs, max_tokens, max_core_hours)
     config = _read_study(study, smoke)
     run_study(
-        config, _out(study, out, smoke), available_workers(workers), console(), budget, execution
+        config,
+        _out(study, out, smoke),
+        executor,
+        console(),
+        Sitting(budget, execution, checkpoints, keep_weights),
     )
 
 
 @click.command()
 @_study_argument
 @_smoke_option
-@_workers_option
+@executor_options
 @rental_options
 @click.option("--by-cell", is_flag=True, help="Every cell by itself.")
 @format_option("table", "json")
 @reports_errors
 def plan(
-    study: str, smoke: bool, workers: int | None, rental: Rental | None, by_cell: bool, form: str
+    study: str,
+    smoke: bool,
+    executor: ExecutorChoice,
+    rental: Rental | None,
+    by_cell: bool,
+    form: str,
 ) -> None:
     """What STUDY will cost here or on a --device: runs, tokens, FLOPs, time. Trains nothing."""
+    from optbench.executor_choice import ExecutorChoice
     from optbench.session import plan_study
 
+    if rental is not None and executor != ExecutorChoice(cores=executor.cores):
+        raise click.UsageError(
+            "--executor, --workers and the options of Ray are about timing steps on machines that "
+            "are at hand. With --device, --devices says how many runs go on at a time."
+        )
     config = _read_study(study, smoke)
-    result = plan_study(config, available_workers(workers), rental)
+    result = plan_study(config, executor, rental)
     if form == "json":
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:

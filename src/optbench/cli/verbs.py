@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optbench.store import RunRecord
 
 LOG_WIDTH = 160
+MOST_LISTED = 4
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -71,9 +72,12 @@ def find_record(records: Mapping[str, RunRecord], start: str, store: Path) -> Ru
     """
     matches = [record for key, record in records.items() if key.startswith(start)]
     if len(matches) != 1:
-        problem = "No run" if not matches else f"{len(matches)} runs"
+        some = ", ".join(record.run_id for record in matches[:MOST_LISTED])
+        found = f"{len(matches)} runs" if matches else "No run"
+        listed = f" ({some}{', …' if len(matches) > MOST_LISTED else ''})" if matches else ""
         raise Failure(
-            f"{problem} in {store} with an id starting with '{start}'; see `optbench show`."
+            f"{found} in {store} with an id starting with '{start}'{listed}. "
+            f"'optbench show --store {store}' lists them all."
         )
     return matches[0]
 

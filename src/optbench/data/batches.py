@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from optbench.data.corpus import DataError, Split
+from optbench.data.held_out_text import too_little_text
 from optbench.data.shards import Corpus
 
 
@@ -122,7 +123,16 @@ class TokenBatches:
         counts = self._schedule.counts(num_sequences)
         windows = [len(tokens) // (seq_len + 1) for tokens in shards]
         if any(count > n for count, n in zip(counts, windows, strict=True)):
-            raise self._too_small(split, num_tokens, seq_len, windows)
+            weights = self._schedule.weights
+            cycles = min(n // weight for n, weight in zip(windows, weights, strict=True))
+            raise too_little_text(
+                self._corpus.manifest.corpus,
+                split,
+                {name: len(shard) for name, shard in zip(self._sources, shards, strict=True)},
+                needed=num_tokens,
+                most=cycles * self._schedule.period * seq_len,
+                seq_len=seq_len,
+            )
 
         def window(index: int) -> npt.NDArray[np.uint16]:
             source, k = self._schedule.place(index)
@@ -161,15 +171,3 @@ class TokenBatches:
         # Raw Philox output is fixed by its definition; numpy may change its shuffles.
         draws = np.random.Philox(key=key).random_raw(windows)
         return offset + width * np.argsort(draws, kind="stable").astype(np.int64)
-
-    def _too_small(
-        self, split: Split, num_tokens: int, seq_len: int, windows: Sequence[int]
-    ) -> DataError:
-        weights = self._schedule.weights
-        cycles = min(n // weight for n, weight in zip(windows, weights, strict=True))
-        most = cycles * self._schedule.period * seq_len
-        return DataError(
-            f"The {split} split of the corpus '{self._corpus.manifest.corpus}' gives {most} tokens "
-            f"in sequences of {seq_len} with its mixture of sources, but {num_tokens} were asked "
-            f"for. Ask for at most {most}, or use a larger corpus."
-        )

@@ -44,6 +44,7 @@ class DataError(UserError):
 
 
 NANO = "nano"  # the corpus that is prepared without files, network or a word from the user
+NANO_VOCAB_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True)

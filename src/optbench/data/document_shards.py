@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from optbench.data.corpus import DataError, Split
 from optbench.data.shards import MANIFEST_FILE, TOKENIZER_FILE
-from optbench.durable import flush_to_disk
+from optbench.durable import flush_to_disk, write_durably
 
 SCHEMA_VERSION = 2
 OFFSET_DTYPE = np.dtype("<u8")
@@ -278,17 +278,6 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_durably(path: Path, contents: bytes) -> None:
-    """Replace a file in one step, on the disk when this returns."""
-    draft = path.with_name(path.name + ".draft")
-    with draft.open("wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    flush_to_disk(path.parent)
 
 
 def _read_manifest(directory: Path) -> MixtureManifest:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from optbench.data.batches import MixtureSchedule
 from optbench.data.corpus import DataError, Split
 from optbench.data.document_shards import MixtureCorpus, TokenFiles
+from optbench.data.held_out_text import too_little_text
 from optbench.data.permutation import Permutation
 
 # Positions whose windows are computed at once: numpy's cost per call is spread over them.
@@ -124,7 +125,14 @@ class MixtureBatches:
             most = bisect.bisect_left(
                 range(num_sequences), True, key=lambda n: not _fit(schedule, windows, n)
             )
-            raise self._too_small(split, num_tokens, seq_len, (most - 1) * seq_len)
+            raise too_little_text(
+                self._corpus.manifest.corpus,
+                split,
+                {name: len(tokens) for (name, _), tokens in zip(mixture, files, strict=True)},
+                needed=num_tokens,
+                most=(most - 1) * seq_len,
+                seq_len=seq_len,
+            )
 
         def sequences(first: int, last: int) -> npt.NDArray[np.int64]:
             rows = np.empty((last - first, seq_len + 1), np.int64)
@@ -169,13 +177,6 @@ class MixtureBatches:
         positions = np.arange(block * BLOCK, min((block + 1) * BLOCK, windows))
         starts = offset + width * Permutation(windows, name)(positions)
         return starts.tolist()
-
-    def _too_small(self, split: Split, asked: int, seq_len: int, most: int) -> DataError:
-        return DataError(
-            f"The {split} split of the corpus '{self._corpus.manifest.corpus}' gives {most} tokens "
-            f"in sequences of {seq_len} with its mixture of sources, but {asked} were asked for. "
-            f"Ask for at most {most}, or use a larger corpus."
-        )
 
 
 def _fit(schedule: MixtureSchedule, windows: Sequence[int], num_sequences: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os.path
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import fsspec
+import numpy as np
 
 from optbench.data.corpus import DataError
 from optbench.data.mixture_recipe import FORMATS, Format, HubDataset, TextSource
@@ -34,6 +35,18 @@ _ENDINGS: dict[str, Format] = {
 }
 _PACKED = (".gz", ".zst")
 _MAGIC = "*?["
+# By what stores call them, the surest first.
+_STAMPS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "blob_id",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+)
 _COMMIT = re.compile("[0-9a-f]{7,40}")
 
 
@@ -45,12 +58,24 @@ class Part:
         url: a path or an fsspec URL.
         label: its name below the common folder, the same on every machine.
         size: bytes as listed; None if the server does not say.
+        stamp: changes when the file is written again: when it was last, or the server's entity
+            tag; empty if nothing is known.
     """
 
     url: str
     label: str
     format: Format
     size: int | None
+    stamp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file as a listing has it."""
+
+    url: str
+    size: int | None
+    stamp: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +128,23 @@ def _list_parts(source: TextSource, base: Path) -> Listing:
         urls, known, origin = _resolved(source.hub, base)
         found = _sized(urls)
         documents = documents or known
-    sizes = dict(sorted(found))
-    labels = _labels(list(sizes))
+    files = {file.url: file for file in sorted(found, key=lambda file: file.url)}
+    labels = _labels(list(files))
     parts = [
-        Part(url, labels[url], source.format or _format_of(url, source.name), size)
-        for url, size in sizes.items()
+        Part(url, labels[url], source.format or _format_of(url, source.name), file.size, file.stamp)
+        for url, file in files.items()
     ]
+    if all(part.size == 0 for part in parts):
+        raise DataError(
+            f"The source '{source.name}' holds no text: {parts[0].url} is empty"
+            + (f", and so are its other {len(parts) - 1} files." if len(parts) > 1 else ".")
+        )
     parts.sort(key=lambda part: hashlib.sha256(f"{source.name}/{part.label}".encode()).digest())
     return Listing(tuple(parts), documents, origin)
 
 
-def _matching(pattern: str, base: Path, source: TextSource) -> list[tuple[str, int | None]]:
-    """(URL, size) of every file that a path, pattern or URL names."""
+def _matching(pattern: str, base: Path, source: TextSource) -> list[_Found]:
+    """Every file that a path, pattern or URL names."""
     located = pattern if "://" in pattern else str(base / Path(pattern).expanduser())
     system, path = fsspec.url_to_fs(located)
     if any(letter in path for letter in _MAGIC):
@@ -128,19 +158,43 @@ def _matching(pattern: str, base: Path, source: TextSource) -> list[tuple[str, i
                 f"by a pattern: {pattern.rstrip('/')}/*"
             )
     if not infos:
-        raise DataError(f"The source '{source.name}' finds no file at {located}.")
-    return [(_url(system, info["name"]), info.get("size")) for info in infos]
+        raise DataError(
+            f"The source '{source.name}' finds no file at {located}. Relative paths start at the "
+            f"folder of the recipe."
+        )
+    return [_found(system, info) for info in infos]
 
 
-def _sized(urls: Sequence[str]) -> list[tuple[str, int | None]]:
-    """(URL, size) of files that are there; one request per folder, because hubs count them."""
-    sizes: dict[str, int | None] = {}
+def _sized(urls: Sequence[str]) -> list[_Found]:
+    """Files that are there; one request per folder, because hubs count them."""
+    infos: dict[str, dict[str, Any]] = {}
     located = [fsspec.url_to_fs(url) for url in urls]
     for system, path in located:
-        if path not in sizes:
+        if path not in infos:
             listed = system.ls(path.rsplit("/", 1)[0], detail=True)
-            sizes.update({info["name"]: info.get("size") for info in listed})
-    return [(_url(system, path), sizes.get(path)) for system, path in located]
+            infos.update({info["name"]: info for info in listed})
+    return [_found(system, infos.get(path, {"name": path})) for system, path in located]
+
+
+def _found(system: Any, info: Mapping[str, Any]) -> _Found:
+    url = _url(system, info["name"])
+    return _Found(url, info.get("size"), stamp_of(url, info))
+
+
+def stamp_of(url: str, info: Mapping[str, Any]) -> str:
+    """What changes when a file is written again; ``info`` is what fsspec says of it.
+
+    Inodes are left out: they change when a network folder is mounted again.
+    """
+    if "://" not in url:
+        return local_stamp(url)
+    return next((f"{key} {info[key]}" for key in _STAMPS if info.get(key)), "")
+
+
+def local_stamp(path: str) -> str:
+    """When a file on this machine was written last, to the nanosecond."""
+    # Of the file that a link points to; fsspec tells that of the link.
+    return f"modified {np.datetime64(os.stat(path).st_mtime_ns, 'ns')}"
 
 
 def _info_if_there(system: Any, path: str) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from optbench.data.document_shards import (
     write_durably,
 )
 from optbench.data.encoding import EncodedBatch, Encoder, split_by_text
+from optbench.data.listed_files import LISTED_FILE, keep_listings, refuse_changed
 from optbench.data.mixture_recipe import MixtureRecipe, Stream
 from optbench.data.parts import Listing, Part, check_distinct, list_parts, total_size
 from optbench.data.readers import read_part
@@ -153,20 +154,20 @@ class _Preparation:
 
     def _begin(self, listings: dict[str, Listing]) -> None:
         """Note the files, or see that they are those that were there when all this began."""
-        known = self.unfinished.streams
+        unfinished = self.unfinished
+        if unfinished.streams:
+            digests = {name: known.files_sha256 for name, known in unfinished.streams.items()}
+            try:
+                refuse_changed(unfinished.folder, listings, digests)
+            except DataError:
+                if unfinished.has_shards:
+                    raise
+                unfinished.clear()
+        if not unfinished.streams or not (unfinished.folder / LISTED_FILE).exists():
+            keep_listings(unfinished.folder, listings)
         for name, listing in listings.items():
-            if known and known[name].files_sha256 != listing.digest():
-                if self.unfinished.has_shards:
-                    raise DataError(
-                        f"The files of the source '{name}' are not those that were there when the "
-                        f"preparation in {self.unfinished.folder} began. Restore them, or begin "
-                        f"again with --restart."
-                    )
-                self.unfinished.clear()
-                break
-        for name, listing in listings.items():
-            self.unfinished.streams.setdefault(name, StreamProgress(listing.digest()))
-        self.unfinished.save()
+            unfinished.streams.setdefault(name, StreamProgress(listing.digest()))
+        unfinished.save()
 
     def _reader(self, stream: Stream, listing: Listing) -> SourceReader:
         def open_part(part: Part, skip: int) -> Iterator[str]:
@@ -244,15 +245,11 @@ class _Preparation:
         done = self.unfinished.streams
         shards = tuple(shard for stream in streams for shard in done[stream.source.name].shards)
         mixtures: Mixtures = tuple((split, self._mixture(split, streams)) for split in SPLITS)
-        hints = {s.source.name: _separator(s, listings[s.source.name]) for s in streams}
         for split, mixture in mixtures:
             for name, _ in mixture:
                 if not any((s.split, s.source) == (split, name) for s in shards):
-                    raise DataError(
-                        f"No document of the source '{name}' falls into the {split} split "
-                        f"({done[name].place.documents} documents in all).{hints[name]} "
-                        f"Give more text, raise `{split}_share`, or add a [validation] table."
-                    )
+                    stream = next(s for s in streams if s.source.name == name)
+                    raise _no_document(split, stream, done[name], listings[name])
         digest = sha256_of(self.unfinished.folder / TOKENIZER_FILE)
         return MixtureManifest(
             corpus=self.recipe.name,
@@ -354,10 +351,20 @@ def _provenance(name: str, done: StreamProgress, listing: Listing) -> SourceProv
     )
 
 
-def _separator(stream: Stream, listing: Listing) -> str:
-    if stream.source.separator or all(part.format != "text" for part in listing.parts):
-        return ""
-    return " Each text file is one document, unless `separator` divides it."
+def _no_document(split: Split, stream: Stream, done: StreamProgress, listing: Listing) -> DataError:
+    name, documents = stream.source.name, done.place.documents - done.empty
+    whole_files = not stream.source.separator and any(p.format == "text" for p in listing.parts)
+    hint = " Each text file is one document, unless `separator` divides it." if whole_files else ""
+    if not documents or split == "train":
+        remedy = "Are these the right files?" if not documents else "Give more text."
+    elif "train" in stream.counted:
+        remedy = f"Give more text, raise `{split}_share`, or add a [validation] table."
+    else:
+        remedy = "Give more text there, or add a [test] table of its own."
+    return DataError(
+        f"No document of the source '{name}' falls into the {split} split ({documents} documents "
+        f"with text in all).{hint} {remedy}"
+    )
 
 
 def _identity(recipe: MixtureRecipe, choice: TokenizerChoice) -> str:
@@ -371,7 +378,7 @@ def _unchanged(
     if manifest.recipe_sha256 != _identity(recipe, choice):
         raise DataError(
             f"{final} was prepared with another recipe or tokenizer. Give this recipe another "
-            f"name, or delete that folder."
+            f"`name`, or delete that folder and prepare it again."
         )
     known = {entry.source: entry for entry in manifest.provenance}
     for source in (stream.source for stream in recipe.streams()):
@@ -382,7 +389,8 @@ def _unchanged(
             raise DataError(
                 f"The files of '{source.name}' changed since {final} was prepared: there were "
                 f"{before.files} files of {before.files_bytes} bytes, there are "
-                f"{len(listing.parts)} of {total_size(listing.parts)}. Restore them, give this "
-                f"recipe another name, or delete that folder and prepare it again."
+                f"{len(listing.parts)} of {total_size(listing.parts)} (the names count too). "
+                f"Restore them, give this recipe another `name`, or delete that folder and prepare "
+                f"it again."
             )
     return manifest

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from optbench.data.batches import TokenBatches
-from optbench.data.corpus import SPLITS, DataError, Split
+from optbench.data.corpus import NANO, NANO_VOCAB_SIZE, SPLITS, DataError, Split
 from optbench.data.document_shards import SCHEMA_VERSION, MixtureCorpus, open_mixture
 from optbench.data.mixture_batches import MixtureBatches
-from optbench.data.recipe_file import NAME
-from optbench.data.shards import MANIFEST_FILE, Corpus, corpus_dir, open_corpus
+from optbench.data.recipe_file import NAME, shipped_recipes
+from optbench.data.shards import (
+    MANIFEST_FILE,
+    Corpus,
+    corpus_dir,
+    default_cache_dir,
+    open_corpus,
+    prepare,
+)
 from optbench.data.unfinished import unfinished_folders
+from optbench.space import did_you_mean
 
 AnyCorpus: TypeAlias = Corpus | MixtureCorpus
 AnyBatches: TypeAlias = TokenBatches | MixtureBatches
+_FOLDER = re.compile(r"(.+)-v([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,7 @@ class CorpusSummary:
         tokens: of each split.
         documents: of each split.
         sources: with their parts of the training mixture.
+        source_tokens: training tokens of each source.
         state: ``ok``, ``unfinished``, or what is damaged.
     """
 
@@ -38,6 +51,7 @@ class CorpusSummary:
     tokens: dict[Split, int] | None = None
     documents: dict[Split, int] | None = None
     sources: tuple[tuple[str, int], ...] = ()
+    source_tokens: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
 
 
@@ -87,12 +101,96 @@ def open_named(corpus: str, vocab_size: int, cache: Path) -> AnyCorpus:
     directory = corpus_dir(corpus, vocab_size, cache)
     if directory.exists():
         return open_prepared(directory)
-    others = sorted(path.name for path in cache.glob(f"{corpus}-v*"))
-    there = f" There is {', '.join(others)}, with another vocabulary." if others else ""
-    raise DataError(
-        f"The corpus '{corpus}' with a vocabulary of {vocab_size} is not prepared in {cache}."
-        f"{there} Prepare it: optbench data prepare {corpus} (or its recipe file)"
+    others = prepared_vocabularies(cache).get(corpus)
+    if others:
+        raise DataError(
+            f"The corpus '{corpus}' is prepared in {cache} with a vocabulary of "
+            f"{_listed(others)}, but the model has one of {vocab_size}. Give the model "
+            f"that of the corpus: `vocab_size` in [models] of the study or in the run's "
+            f"configuration. Or prepare the corpus with the model's: optbench data prepare "
+            f"{_recipe_of(corpus)} --vocab-size {vocab_size}"
+        )
+    raise _not_prepared(corpus, cache)
+
+
+def choose_vocabulary(corpus: str, preferred: int, cache: Path) -> tuple[str, int]:
+    """The name and the vocabulary of the prepared corpus that a run on ``corpus`` reads.
+
+    Args:
+        corpus: its name, or that of its folder, which has the vocabulary at its end.
+        preferred: taken if the corpus is there with it; else the only one that is there.
+
+    Raises:
+        DataError: there is no such corpus, with those that are there, or the choice is the user's.
+    """
+    known = prepared_vocabularies(cache)
+    # nano needs no word from the user to be prepared.
+    known[NANO] = tuple(sorted({*known.get(NANO, ()), NANO_VOCAB_SIZE}))
+    folder = _FOLDER.fullmatch(corpus)
+    if corpus not in known and folder and int(folder[2]) in known.get(folder[1], ()):
+        return folder[1], int(folder[2])
+    if corpus not in known:
+        raise _not_prepared(corpus, cache)
+    sizes = known[corpus]
+    if preferred in sizes:
+        return corpus, preferred
+    if len(sizes) > 1:
+        folders = " or ".join(f"{corpus}-v{size}" for size in sizes)
+        raise DataError(
+            f"The corpus '{corpus}' is prepared with vocabularies of {_listed(sizes)}, and the "
+            f"model size's own {preferred} is none of them. Say which: {folders}"
+        )
+    return corpus, min(sizes)
+
+
+def prepared_vocabularies(cache: Path) -> dict[str, tuple[int, ...]]:
+    """With which vocabularies each corpus of a cache is prepared, by its name."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for manifest in cache.glob(f"[!.]*/{MANIFEST_FILE}"):
+        if folder := _FOLDER.fullmatch(manifest.parent.name):
+            found[folder[1]].append(int(folder[2]))
+    return {name: tuple(sorted(sizes)) for name, sizes in sorted(found.items())}
+
+
+def _not_prepared(corpus: str, cache: Path) -> DataError:
+    known = sorted({NANO, *prepared_vocabularies(cache)})
+    return DataError(
+        f"{did_you_mean(corpus, known, what='prepared corpus')} They lie in {cache}. Prepare "
+        f"another from its recipe: optbench data prepare {_recipe_of(corpus)}"
     )
+
+
+def directory_here(directory: Path, corpus: str, vocab_size: int) -> Path:
+    """Where this machine has a corpus: where another one has it too, else in its own cache.
+
+    Nano is prepared there if need be; its text comes with the installed packages.
+
+    Raises:
+        DataError: it is in neither place.
+    """
+    if directory.exists():
+        return directory
+    cache = default_cache_dir()
+    if corpus == NANO:
+        prepare(corpus, vocab_size, cache, lambda _what, _share: None)
+        return corpus_dir(corpus, vocab_size, cache)
+    try:
+        return open_named(corpus, vocab_size, cache).directory
+    except DataError as error:
+        raise DataError(
+            f"There is no {directory} on {socket.gethostname()}. Keep the cache on a disk that "
+            f"every machine sees, and name it in OPTBENCH_CACHE; or prepare the corpus there. "
+            f"{error}"
+        ) from None
+
+
+def _recipe_of(corpus: str) -> str:
+    """What `data prepare` takes; only corpora that ship with the package have no file."""
+    return corpus if corpus in (NANO, *shipped_recipes()) else f"{corpus}.toml"
+
+
+def _listed(sizes: tuple[int, ...]) -> str:
+    return " and ".join(str(size) for size in sizes)
 
 
 def list_prepared(cache: Path, *, verify_checksums: bool = False) -> list[CorpusSummary]:
@@ -136,6 +234,10 @@ def _summary(corpus: AnyCorpus) -> CorpusSummary:
         tokens={split: manifest.num_tokens(split) for split in SPLITS},
         documents=documents,
         sources=mixture,
+        source_tokens={
+            name: sum(s.tokens for s in manifest.shards if (s.split, s.source) == ("train", name))
+            for name, _ in mixture
+        },
         fingerprint=manifest.fingerprint,
     )
 

@@ -20,7 +20,8 @@ import fsspec
 
 from optbench.data.corpus import DataError
 from optbench.data.mixture_recipe import Format, TextSource
-from optbench.data.parts import Part
+from optbench.data.parts import Part, local_stamp
+from optbench.data.retries import is_transient
 from optbench.space import did_you_mean
 
 CHUNK_BYTES = 1 << 20
@@ -45,6 +46,7 @@ def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
     """
     system, path = fsspec.url_to_fs(part.url)
     _check_size(part, system.info(path).get("size"))
+    _check_stamp(part)
     with system.open(path, "rb") as raw:
         try:
             yield from _READERS[part.format](raw, part, source, skip)
@@ -111,7 +113,7 @@ def _parquet(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Docum
     except pa.ArrowInvalid as error:
         raise DataError(f"{part.url} is no whole Parquet file ({error}). Fetch it again.") from None
     if source.field not in file.schema_arrow.names:
-        raise _no_field(part, source, file.schema_arrow.names)
+        raise _no_field(part.url, source, file.schema_arrow.names)
     _check_enough(file.metadata.num_rows, part, skip)
     first = 0
     while first < file.num_row_groups and skip >= file.metadata.row_group(first).num_rows:
@@ -121,10 +123,25 @@ def _parquet(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Docum
         PARQUET_ROWS, row_groups=range(first, file.num_row_groups), columns=[source.field]
     )
     values = (value for batch in batches for value in batch.column(0).to_pylist())
-    for value in itertools.islice(values, skip, None):
-        if value is not None and not isinstance(value, str):
-            raise DataError(f"The column '{source.field}' of {part.url} holds no text: {value!r}.")
-        yield value or ""
+    try:
+        for value in itertools.islice(values, skip, None):
+            if value is not None and not isinstance(value, str):
+                raise DataError(
+                    f"The column '{source.field}' of {part.url} (source '{source.name}') holds no "
+                    f"text, but {value!r}. Name another `field` in the recipe."
+                )
+            yield value or ""
+    except (OSError, pa.ArrowInvalid) as error:
+        if not _is_damage(error):
+            raise
+        raise EOFError(" ".join(str(error).split())) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether Arrow refuses the bytes; a failed read of them has a number, a cause or a class."""
+    if not isinstance(error, OSError):
+        return True
+    return type(error) is OSError and error.errno is None and not is_transient(error)
 
 
 _READERS: dict[Format, Callable[[IO[bytes], Part, TextSource, int], Documents]] = {
@@ -136,10 +153,13 @@ _READERS: dict[Format, Callable[[IO[bytes], Part, TextSource, int], Documents]] 
 
 def _field(record: Any, part: Part, source: TextSource, where: str) -> str:
     if not isinstance(record, dict) or source.field not in record:
-        raise _no_field(part, source, list(record) if isinstance(record, dict) else [])
+        raise _no_field(where, source, list(record) if isinstance(record, dict) else [])
     value = record[source.field]
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{where} holds no text in '{source.field}': {value!r}.")
+        raise DataError(
+            f"{where} holds no text in '{source.field}' (source '{source.name}'), but {value!r}. "
+            f"Mend or remove that line, or name another `field` in the recipe."
+        )
     try:
         (value or "").encode()
     except UnicodeEncodeError as error:
@@ -149,11 +169,16 @@ def _field(record: Any, part: Part, source: TextSource, where: str) -> str:
     return value or ""
 
 
-def _no_field(part: Part, source: TextSource, known: list[str]) -> DataError:
-    what = f"field in {part.url}"
+def _no_field(where: str, source: TextSource, known: list[str]) -> DataError:
+    if not known:
+        return DataError(
+            f"{where} is no object with the field '{source.field}' (source '{source.name}'): JSON "
+            f'lines are objects such as {{"{source.field}": "…"}}.'
+        )
+    unknown = did_you_mean(source.field, known, what="field")
     return DataError(
-        f"The source '{source.name}' has no text there. "
-        + did_you_mean(source.field, known, what=what)
+        f"{where} has no field '{source.field}', where the text of the source '{source.name}' "
+        f"should be. {unknown} Name it in the recipe: `field`."
     )
 
 
@@ -248,4 +273,13 @@ def _check_size(part: Part, size: int | None) -> None:
         raise DataError(
             f"{part.url} has {size} bytes instead of the {part.size} that were listed: it has "
             "changed. Restore it, or begin again: optbench data prepare --restart"
+        )
+
+
+def _check_stamp(part: Part) -> None:
+    """On this machine alone: servers say of a file what they do not say in a listing."""
+    if part.stamp and "://" not in part.url and (now := local_stamp(part.url)) != part.stamp:
+        raise DataError(
+            f"{part.url} was written again while it was being prepared ({part.stamp}, now {now}). "
+            "Restore it, or begin again: optbench data prepare --restart"
         )

@@ -90,7 +90,10 @@ class _Reader:
     def recipe(self, raw: Mapping[str, Any], base: Path) -> MixtureRecipe | None:
         self._refuse_unknown("", raw, [f.name for f in dataclasses.fields(MixtureRecipe)][:-1])
         tables = raw.get("sources", [])
-        if not isinstance(tables, list) or not tables:
+        if isinstance(tables, Mapping):
+            self.problems.append("Write [[sources]] instead of [sources]: there can be several.")
+            tables = []
+        elif not isinstance(tables, list) or not tables:
             self.problems.append("A recipe needs at least one [[sources]] table, but has none.")
             tables = []
         sources = [self._source(f"sources[{i}]", table) for i, table in enumerate(tables)]
@@ -205,12 +208,14 @@ class _Reader:
         return TextSource(weight=weight, hub=hub, format=raw.get("format"), **values)
 
     def _check_source(self, where: str, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        if not NAME.fullmatch(values["name"]):
+        if "name" not in raw and where not in ("validation", "test"):
+            self.problems.append(f"`{where}.name` is missing: a lower-case name such as 'web'.")
+        elif not NAME.fullmatch(values["name"]):
             self.problems.append(
                 f"`{where}.name` must be a lower-case name such as 'web', but got "
                 f"'{values['name']}'."
             )
-        if bool(values["files"]) == ("hub" in raw):
+        if bool(raw.get("files")) == ("hub" in raw):
             self.problems.append(f"`{where}` needs either `files` or `hub`, and not both.")
         if "format" in raw and raw["format"] not in FORMATS:
             self.problems.append(did_you_mean(str(raw["format"]), FORMATS, what="format"))
@@ -225,7 +230,10 @@ class _Reader:
         number = isinstance(value, int | Decimal) and not isinstance(value, bool)
         if number and Decimal(value).is_finite() and value > 0:
             return Fraction(value)
-        self.problems.append(f"`{where}.weight` must be a number above 0, but got {value!s}.")
+        self.problems.append(
+            f"`{where}.weight` must be a number above 0, but got {value!s}. To leave a source out, "
+            f"remove its table."
+        )
         return Fraction(1)
 
     def _hub(self, where: str, raw: object) -> HubDataset | None:
@@ -251,6 +259,10 @@ class _Reader:
         if not isinstance(value, kind) or isinstance(value, bool):
             path = f"{where}.{key}" if where else key
             self.problems.append(f"`{path}` must be {_KINDS[kind]}, but got {value!r}.")
+            if kind is list and isinstance(value, str):
+                self.problems[-1] += f' Write ["{value}"].'
+            if kind is int and isinstance(value, float | str):
+                self.problems[-1] += " Write it out, such as 3_000_000."
             return default
         return value
 

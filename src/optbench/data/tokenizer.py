@@ -27,11 +27,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         DataError: the size is out of range, or the text is too small to fill it.
     """
-    if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
-        raise DataError(
-            f"vocab_size must lie between {MIN_VOCAB_SIZE} (all bytes and the end of a document) "
-            f"and {MAX_VOCAB_SIZE} (tokens are stored in 16 bits), but got {vocab_size}."
-        )
+    check_vocab_size(vocab_size)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -43,12 +39,30 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     learned = tokenizer.get_vocab_size()
+    if learned == MIN_VOCAB_SIZE < vocab_size:
+        raise DataError(
+            f"There is no text to learn a vocabulary of {vocab_size} from. Are these the right "
+            f"files?"
+        )
     if learned != vocab_size:
         raise DataError(
             f"The text is too small for a vocabulary of {vocab_size}: only {learned} tokens could "
             f"be learned. Lower vocab_size to at most {learned}, or use a larger corpus."
         )
     return _plain(tokenizer)
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Refuse a size that cannot be trained.
+
+    Raises:
+        DataError: it is out of range.
+    """
+    if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
+        raise DataError(
+            f"vocab_size must lie between {MIN_VOCAB_SIZE} (all bytes and the end of a document) "
+            f"and {MAX_VOCAB_SIZE} (tokens are stored in 16 bits), but got {vocab_size}."
+        )
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

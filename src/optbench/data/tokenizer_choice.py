@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from optbench.data.corpus import DataError
 from optbench.data.llama_tokenizer import llama3_file, llama3_tokenizer, read_ranks
 from optbench.data.mixture_recipe import LLAMA3, MixtureRecipe
-from optbench.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
+from optbench.data.tokenizer import END_OF_DOCUMENT, check_vocab_size, train_tokenizer
 from optbench.space import did_you_mean
 
 _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
@@ -49,9 +49,10 @@ def choose_tokenizer(recipe: MixtureRecipe) -> TokenizerChoice:
     """What the recipe asks for.
 
     Raises:
-        DataError: the file is missing or no tokenizer.
+        DataError: the file is missing or no tokenizer, or the size to train is out of range.
     """
     if recipe.vocab_size:
+        check_vocab_size(recipe.vocab_size)
         return TokenizerChoice("trained on the text", None, "", recipe.vocab_size)
     path = llama3_file() if recipe.tokenizer == LLAMA3 else recipe.base / recipe.tokenizer
     if not path.is_file():

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from optbench.data.corpus import DataError
-from optbench.data.document_shards import DocumentShard, write_durably
+from optbench.data.document_shards import DocumentShard
+from optbench.data.listed_files import LISTED_FILE
 from optbench.data.reading import Place
 from optbench.data.retries import describe
 from optbench.data.shards import TOKENIZER_FILE
-from optbench.durable import flush_to_disk
+from optbench.durable import flush_to_disk, write_durably
 
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "lock"
+_OWN_FILES = (PROGRESS_FILE, LISTED_FILE, LOCK_FILE, TOKENIZER_FILE)
 _ENDING = ".unfinished"
 _SCHEMA = 1
 _MOST_DIFFERENCES = 3
@@ -92,7 +94,7 @@ class Unfinished:
         """Begin again."""
         self.streams = {}
         # In this order: a tokenizer without progress would be taken for that of the next recipe.
-        for name in (TOKENIZER_FILE, PROGRESS_FILE):
+        for name in (TOKENIZER_FILE, PROGRESS_FILE, LISTED_FILE):
             (self.folder / name).unlink(missing_ok=True)
         self.remove_strays()
 
@@ -100,7 +102,7 @@ class Unfinished:
         """Give the finished corpus its name; what is left of the work goes only then."""
         self.folder.rename(final)
         flush_to_disk(final.parent)
-        for name in (PROGRESS_FILE, LOCK_FILE):
+        for name in (PROGRESS_FILE, LISTED_FILE, LOCK_FILE):
             (final / name).unlink(missing_ok=True)
 
     def remove_strays(self) -> None:
@@ -108,7 +110,7 @@ class Unfinished:
         shards = (shard for stream in self.streams.values() for shard in stream.shards)
         known = {f"{shard.name}{end}" for shard in shards for end in (".bin", ".idx")}
         for path in self.folder.glob("*"):  # another process may just have renamed the folder
-            if path.name not in {PROGRESS_FILE, LOCK_FILE, TOKENIZER_FILE, *known}:
+            if path.name not in {*_OWN_FILES, *known}:
                 path.unlink()
 
 
@@ -120,6 +122,15 @@ def unfinished_folder(final: Path) -> Path:
 def unfinished_folders(cache: Path) -> list[Path]:
     """Every preparation in a cache that has not ended."""
     return sorted(cache.glob(f".*{_ENDING}"))
+
+
+def finished_shards(final: Path) -> int:
+    """How many shards of an unfinished corpus are on the disk; 0 if nothing is known."""
+    try:
+        raw = json.loads((unfinished_folder(final) / PROGRESS_FILE).read_text(encoding="utf-8"))
+        return sum(len(stream["shards"]) for stream in raw["streams"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
 
 
 @contextlib.contextmanager
@@ -191,7 +202,7 @@ def _take_up(unfinished: Unfinished) -> bool:
         raise DataError(
             f"{unfinished.folder} holds an unfinished preparation with another recipe or "
             f"tokenizer{_differences(raw.get('settings', {}), unfinished.settings)}. Give this "
-            f"recipe another name, or begin again with --restart."
+            f"recipe another `name`, or begin again with --restart."
         )
     if same:
         unfinished.streams = streams

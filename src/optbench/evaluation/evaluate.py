@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import TemplateError
 
 import optbench
 from optbench.config import UserError
@@ -80,7 +81,7 @@ def evaluate(
         )
     # A bootstrap in worker processes would fork one that has threads.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    with _load_errors(names), contextlib.redirect_stdout(sys.stderr):
+    with errors_of_tasks(names, choice.folder, foreign), contextlib.redirect_stdout(sys.stderr):
         results = simple_evaluate(
             model=HarnessModel(trained, device=device),
             tasks=list(names),
@@ -178,13 +179,27 @@ def _tasks(choice: TaskChoice) -> tuple[TaskManager, tuple[str, ...], list[str]]
 
 
 @contextlib.contextmanager
-def _load_errors(names: Sequence[str]) -> Generator[None]:
-    """Say what to do when the data of a task is not there."""
+def errors_of_tasks(
+    names: Sequence[str], folder: Path | None, foreign: Sequence[str]
+) -> Generator[None]:
+    """Say what to do when the data of a task is not there, or its file does not fit its data."""
+    own = f"the task files in {folder}"
     try:
         yield
     except OSError as error:
+        remedy = (
+            "The harness takes it from the Hugging Face hub; connect to the network, or name tasks "
+            "on local data with --task-path."
+            if foreign
+            else f"Check `dataset_path` and `dataset_kwargs` of {own}; a data set of the hub needs "
+            f"the network."
+        )
         raise EvaluationError(
-            f"The data of {', '.join(names)} cannot be loaded ({error}). The harness takes it from "
-            f"the Hugging Face hub; connect to the network, or name tasks on local data with "
-            f"--task-path."
+            f"The data of {', '.join(names)} cannot be loaded ({error}). {remedy}"
+        ) from error
+    except TemplateError as error:
+        raise EvaluationError(
+            f"A template of {', '.join(names)} does not fit the documents ({error}). Check "
+            f"`doc_to_text`, `doc_to_choice` and `doc_to_target` of {own}: the names in them must "
+            f"be fields of the data."
         ) from error

@@ -74,6 +74,8 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             (arXiv 2509.02046) instead of its authors'; empty where the two are the same.
         batched: False steps each parameter by itself, the plain form of the same algorithm.
         compiled: take compiled steps where there are some; set by :meth:`compile`.
+        sum_over_owners: adds up, over the processes that step parameters of one model, a tensor
+            that each computed from its own; None where one process steps all.
 
     Args:
         params: tensors, ``(name, tensor)`` pairs or groups, as for every torch optimizer.
@@ -94,6 +96,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
     paper: ClassVar[Mapping[str, Value]] = MappingProxyType({})
     batched: bool = True
     compiled: bool = False
+    sum_over_owners: Callable[[Tensor], Tensor] | None = None
     _plan: Plan | None = None
 
     def __init__(self, params: Params, hyperparameters: Mapping[str, Value]) -> None:
@@ -279,8 +282,9 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         """The groups as `update` sees them in the coming step, one for each of ``param_groups``.
 
         A method whose update of one parameter depends on all of them, such as by a common norm,
-        computes that here (:meth:`Bucket.measure`) and returns copies of the groups that hold it
-        besides the hyperparameters. Nothing has been changed when it is called.
+        computes that here (:meth:`Bucket.measure`, :attr:`sum_over_owners`) and returns copies of
+        the groups that hold it besides the hyperparameters. Nothing has been changed when it is
+        called.
         """
         return self.param_groups
 

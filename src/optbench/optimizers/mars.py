@@ -166,15 +166,16 @@ class Mars(BaseOptimizer):
     def prepare_step(self, buckets: Sequence[Bucket]) -> Sequence[Group]:
         """Groups that also hold the factor of the common clip, where one asks for it."""
         groups = super().prepare_step(buckets)
+        if not any(group["clip_scope"] == "global" for group in groups):
+            return groups
         squares = [
             square
             for bucket in buckets
             if bucket.rule is type(self) and bucket.group_of(groups)["clip_scope"] == "global"
             for square in bucket.measure(_squared_norm, groups)
         ]
-        if not squares:
-            return groups
-        norm = torch.stack([square.to(squares[0]) for square in squares]).sum().sqrt()
+        square = _sum(squares)
+        norm = (square if self.sum_over_owners is None else self.sum_over_owners(square)).sqrt()
         factor = (1 / (norm + 1e-6)).clamp(max=1)
         return [{**group, "clip_factor": factor} for group in groups]
 
@@ -213,3 +214,9 @@ def _weight(group: Group) -> float:
 
 def _squared_norm(grad: Tensor, state: State, group: Group) -> Tensor:
     return torch.linalg.vector_norm(_corrected(grad, state, group)).square()
+
+
+def _sum(squares: Sequence[Tensor]) -> Tensor:
+    if not squares:
+        return torch.zeros(())
+    return torch.stack([square.to(squares[0]) for square in squares]).sum()

@@ -42,7 +42,7 @@ def write_report(summary: StudySummary, store: RunStore, path: Path) -> None:
     """Write the report of a finished or unfinished study; a reader never sees half of it.
 
     Raises:
-        OSError: the folder cannot be written to.
+        PageError: the folder cannot be written to.
     """
     write_page(render_report(summary, store), path)
 

@@ -25,6 +25,7 @@ from optbench.analysis.units import (
     format_seconds,
     format_value,
 )
+from optbench.config import UserError
 from optbench.report import text
 from optbench.report.layout import Figure
 from optbench.report.legend import marker_svg
@@ -45,12 +46,26 @@ _FILTERS: Mapping[str, Callable[..., object]] = {
 }
 
 
+class PageError(UserError):
+    """A page that cannot be written."""
+
+
 def write_page(page: str, path: Path) -> None:
     """Write a page; a reader never sees half of it.
 
     Raises:
-        OSError: the folder cannot be written to.
+        PageError: the folder cannot be written to.
     """
+    try:
+        _write_whole(page, path)
+    except OSError as error:
+        raise PageError(
+            f"{path} could not be written ({error.strerror or error}). No record is lost; free "
+            f"some space, or choose another file with --out."
+        ) from error
+
+
+def _write_whole(page: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -49,7 +49,7 @@ def write_paper_page(results: PaperResults, folder: Path) -> Path:
     """Write ``paper.html`` into a folder, and say where it is.
 
     Raises:
-        OSError: the folder cannot be written to.
+        PageError: the folder cannot be written to.
     """
     path = folder / FILE_NAME
     write_page(render_paper_page(results), path)

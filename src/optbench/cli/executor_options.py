@@ -1,0 +1,85 @@
+"""The options of `optbench run` and `optbench plan` that say where runs are carried out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from optbench.cli.verbs import available_workers
+
+_OPTIONS = (
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Runs at a time.  [default: the cores / devices per run; with Ray, what fits]",
+    ),
+    click.option(
+        "--executor",
+        "kind",
+        type=click.Choice(["process", "ray", "inline"]),
+        default="process",
+        show_default=True,
+        help="Processes of this machine, Ray, or one run after another.",
+    ),
+    click.option(
+        "--address",
+        help="Of a Ray cluster, or `auto` for the one that runs here.  [default: a Ray of its own]",
+    ),
+    click.option(
+        "--cpus-per-run",
+        type=click.FloatRange(0),
+        help="That Ray keeps for a run.  [default: one for each device of a run]",
+    ),
+    click.option(
+        "--gpus-per-run",
+        type=click.FloatRange(0),
+        help="Likewise; 0.5 shares one.  [default: one for each device of a run, if there are any]",
+    ),
+)
+
+
+def executor_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add the options and pass them on as ``executor``, an ``ExecutorChoice``."""
+
+    @functools.wraps(verb)
+    def wrapped(
+        *,
+        workers: int | None,
+        kind: Any,
+        address: str | None,
+        cpus_per_run: float | None,
+        gpus_per_run: float | None,
+        **others: Any,
+    ) -> None:
+        of_ray = {
+            "--address": address,
+            "--cpus-per-run": cpus_per_run,
+            "--gpus-per-run": gpus_per_run,
+        }
+        given = [name for name, value in of_ray.items() if value is not None]
+        if kind != "ray" and given:
+            raise click.UsageError(f"{' and '.join(given)} can only be given with --executor ray.")
+        if kind == "inline" and workers not in (None, 1):
+            raise click.UsageError(
+                f"--executor inline has one worker, so --workers {workers} cannot be."
+            )
+        if cpus_per_run == 0 and not gpus_per_run:
+            raise click.UsageError("--cpus-per-run 0 needs --gpus-per-run: a run takes something.")
+        from optbench.executor_choice import ExecutorChoice
+
+        executor = ExecutorChoice(
+            kind=kind,
+            workers=workers,
+            cores=available_workers(None),
+            address=address,
+            cpus_per_run=cpus_per_run,
+            gpus_per_run=gpus_per_run,
+        )
+        verb(executor=executor, **others)
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from optbench.ladder import Cell
+from optbench.sinks.feed import Limits
+from optbench.sinks.settings import SinkSettings
+from optbench.sinks.study_sinks import StudySinks
+from optbench.store import RunRecord
+
+from ..builders import TINY_MODEL, config_with_lr, record_of
+
+ROOT = Path(__file__).parents[2]
+CELL = Cell("tiny", TINY_MODEL, 640 / (20 * TINY_MODEL.num_nonembedding_params))
+TIMEOUT_S = 60.0
+
+
+def records_of(*lrs: float) -> list[RunRecord]:
+    return [record_of(config_with_lr(lr)) for lr in lrs]
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no mere entry that nobody has collected yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@dataclass
+class Sitting:
+    """Opens sinks on a folder as a study does, and keeps what is told."""
+
+    directory: Path
+    told: list[str] = field(default_factory=list)
+    opened: list[StudySinks] = field(default_factory=list)
+
+    def open(
+        self,
+        *chosen: SinkSettings,
+        records: Sequence[RunRecord] = (),
+        limits: Limits | None = None,
+    ) -> StudySinks:
+        sinks = StudySinks(
+            chosen,
+            study="tiny study",
+            cells=[CELL],
+            directory=self.directory,
+            records={record.run_id: record for record in records},
+            finished=[record.run_id for record in records],
+            tell=self.told.append,
+            limits=limits,
+        )
+        self.opened.append(sinks)
+        return sinks
+
+    def folder(self, name: str) -> Path:
+        return self.directory / "sinks" / name
+
+    def lines(self, sink: str, name: str) -> list[str]:
+        path = self.folder(sink) / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def log(self) -> str:
+        path = self.directory / "sinks.log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def sitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sitting]:
+    monkeypatch.syspath_prepend(ROOT)  # the sinks' processes import what the driver can import
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "store").mkdir()
+    monkeypatch.setenv("OPTBENCH_TEST_FOLDER", str(tmp_path / "store"))
+    sitting = Sitting(tmp_path / "store")
+    yield sitting
+    for sinks in sitting.opened:
+        sinks.close(0.0)

@@ -1,0 +1,105 @@
+"""A run that has ended is not trained again, whoever was killed before its record was stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import pytest
+
+from optbench.config import RunConfig
+from optbench.ended import train_once
+from optbench.executors import InlineExecutor
+from optbench.store import RunRecord, RunStore, ended_path
+from optbench.sweep import Sweep
+
+from .builders import config_with_lr, record_of
+from .test_sweep import FakeJob, Observer, ask, lr_of
+
+CONFIG = config_with_lr(3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of a store that was opened once."""
+    RunStore.open(tmp_path).close()
+    return tmp_path
+
+
+def test_a_record_that_its_driver_never_stored_is_given_back(folder: Path) -> None:
+    job = FakeJob()
+    record = train_once(job, folder, CONFIG)
+    assert train_once(job, folder, CONFIG) == record
+    assert job.trained == [3]
+
+
+def test_it_is_kept_until_it_is_stored(folder: Path) -> None:
+    record = train_once(FakeJob(), folder, CONFIG)
+    assert ended_path(folder, CONFIG.run_id).exists()
+    with RunStore.open(folder) as store:
+        store.append(record)
+        assert list((folder / "ended").iterdir()) == []
+    assert not (folder / "ended").exists()
+
+
+def test_a_sweep_stores_what_an_earlier_one_could_not(folder: Path) -> None:
+    train_once(FakeJob(), folder, CONFIG)  # and then its driver was killed
+    stored: list[float] = []
+    job, observer = FakeJob(), Observer()
+    with RunStore.open(folder) as store:
+        Sweep(
+            store,
+            InlineExecutor(),
+            functools.partial(train_once, job, folder),
+            observer,
+            on_stored=lambda record: stored.append(lr_of(record.run_config)),
+        ).carry_out([ask([2, 3], [4])])
+    assert job.trained == [2, 4]
+    assert stored == [2, 3, 4]
+    assert [lr for lr, _ in observer.ended] == [2, 3, 4]
+    assert not (folder / "ended").exists()
+
+
+def test_failures_are_not_kept_and_divergences_are(folder: Path) -> None:
+    def failed(config: RunConfig) -> RunRecord:
+        return record_of(config, loss=None, status="failed", error="no room")
+
+    train_once(failed, folder, CONFIG)
+    job = FakeJob(diverging=[3])
+    assert train_once(job, folder, CONFIG).status == "diverged"
+    assert train_once(job, folder, CONFIG).status == "diverged"
+    assert job.trained == [3]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"run_id": "', b"{}", b"\xff", b"[]"])
+def test_half_a_record_is_none(folder: Path, content: bytes) -> None:
+    (folder / "ended").mkdir()
+    ended_path(folder, CONFIG.run_id).write_bytes(content)
+    job = FakeJob()
+    assert train_once(job, folder, CONFIG).val_loss == 2.0
+    assert job.trained == [3]
+
+
+def test_the_record_of_another_run_is_none(folder: Path) -> None:
+    other = dataclasses.replace(record_of(), run_id="0" * 16)
+    (folder / "ended").mkdir()
+    ended_path(folder, CONFIG.run_id).write_text(other.to_json())
+    job = FakeJob()
+    assert train_once(job, folder, CONFIG).run_id == CONFIG.run_id
+    assert job.trained == [3]
+
+
+def test_a_folder_of_that_name_on_another_machine_is_not_the_store(tmp_path: Path) -> None:
+    """What a worker made there for its checkpoints would never be cleared."""
+    (tmp_path / "checkpoints").mkdir()
+    job = FakeJob()
+    for _ in range(2):
+        train_once(job, tmp_path, CONFIG)
+    assert job.trained == [3, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_worker_that_cannot_reach_the_store_trains_all_the_same(tmp_path: Path) -> None:
+    assert train_once(FakeJob(), tmp_path / "elsewhere", CONFIG).val_loss == 2.0
+    assert list(tmp_path.iterdir()) == []
