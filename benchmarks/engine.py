@@ -82,7 +82,7 @@ def executor_of(kind: str, workers: int) -> Executor:
         return ProcessExecutor(workers, initialize=nothing)
     from optbench.ray_executor import RayExecutor  # only where it is asked for
 
-    return RayExecutor(workers)
+    return RayExecutor(workers, initialize=nothing)
 
 
 def carry_out(
@@ -183,12 +183,15 @@ def peak_mib() -> float:
 
 def in_a_process(tree: Path, name: str, *arguments: Any) -> dict[str, float]:
     """A measurement with the sources of a tree."""
+    # As a module, not as a script: Ray's workers import what they are given by its name.
+    folders = os.pathsep.join([str(tree / "src"), str(Path(__file__).parent)])
     done = subprocess.run(
-        [sys.executable, __file__, "--child", name, json.dumps(arguments)],
-        env={**os.environ, "PYTHONPATH": str(tree / "src")},
+        [sys.executable, "-c", "import engine; engine.main()", "--child", name,
+         json.dumps(arguments)],
+        env={**os.environ, "PYTHONPATH": folders},
         capture_output=True,
         text=True,
-    )
+    )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout)
