@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,11 @@ from tests.test_run import run_config
 
 from . import executor_jobs
 from .ranks_together import ROOT, ranks_can_import_the_jobs
+from .waiting import has_started, is_running
+from .waiting import until as until_within
 
 TIMEOUT_S = 120
+until = functools.partial(until_within, timeout_s=TIMEOUT_S)  # ranks start slowly
 MODULE = "tests.rank_jobs"
 
 
@@ -47,22 +50,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     until(lambda: not list(folder.glob("optbench-ranks-*")), "the job's folder is gone")
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long until {what}"
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def pid_in(file: Path) -> int:
-    until(lambda: file.exists() and file.stat().st_size > 0, f"{file.name} is written")
+    until(lambda: has_started(file), f"{file.name} is written")
     return int(file.read_text())
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from optbench.store import RunStore, StoreError
 from optbench.store_lock import StoreLock
 
 from .builders import config_with_lr, record_of
+from .waiting import until
 
 FAR = {
     "pid": 7,
@@ -55,13 +56,6 @@ def without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def beating(far_owner: Path) -> Generator[Path]:
     """The other machine's driver goes on living."""
@@ -88,7 +82,7 @@ def test_the_owner_is_named_and_beats(tmp_path: Path, quick: None) -> None:
 
     first = content()
     assert (first["pid"], first["host"]) == (os.getpid(), os.uname().nodename)
-    until(lambda: content()["beats"] >= first["beats"] + 3)
+    until(lambda: content()["beats"] >= first["beats"] + 3, "it has beaten three times", 30)
     lock.release()
     lock.release()
     assert (tmp_path / "lock").read_bytes() == b""

@@ -9,8 +9,8 @@ from pathlib import Path
 TIMEOUT_S = 60
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
+def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited too long until {what}"
         time.sleep(0.005)

@@ -11,6 +11,7 @@ import datetime
 import functools
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from optbench.ended import train_once
 from optbench.execution import PLAIN, Execution
 from optbench.executor_choice import ExecutorChoice
 from optbench.executors import Executor
+from optbench.failures import last_lines
 from optbench.plan import (
     Plan,
     PlanTotals,
@@ -37,7 +39,7 @@ from optbench.plan import (
     refuse_long_measurements,
     untimed_plan,
 )
-from optbench.planned_runs import planned_runs
+from optbench.planned_runs import PlannedRuns, planned_runs
 from optbench.printing import say
 from optbench.progress import Kind, StudyProgress
 from optbench.report.html import write_report
@@ -159,7 +161,8 @@ def _train(
     """Plan, then carry out what is not in the store yet; the journal gets the wall time."""
     store, config = study.store, study.config
     started, started_at = time.monotonic(), _now()
-    plan = _planned(study, executor, console)
+    planned = planned_runs(config, study.fingerprint)
+    plan = _plan_totals(study, planned, executor, console)
     workers = executor.num_workers
     seconds = plan.seconds * plan.workers / workers  # it may have been made with others
     kept = f" {len(store.records)} runs are there already." if store.records else ""
@@ -173,7 +176,7 @@ def _train(
     axes = {name: list(search.space) for name, search in config.optimizers.items()}
     directory = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
     expected: Counter[Kind] = Counter()
-    for kind in planned_runs(config, study.fingerprint):
+    for kind in planned:
         expected[kind.optimizer, kind.cell.num_tokens] += kind.expected
     observer = StudyProgress(console, expected, seconds, axes, config.tuned_cell.num_tokens)
     try:
@@ -233,7 +236,7 @@ def _time_winners(study: Study, executor: Executor, console: Console) -> None:
     except Exception as error:  # of a worker: any class
         say(
             console,
-            f"The winners' steps could not be timed side by side ({_last_line(error)}), so seconds "
+            f"The winners' steps could not be timed side by side ({_told(error)}), so seconds "
             f"are those of the runs, each at a time of its own. The same command tries again.",
         )
         return
@@ -245,7 +248,9 @@ def _time_winners(study: Study, executor: Executor, console: Console) -> None:
     )
 
 
-def _planned(study: Study, executor: Executor, console: Console) -> PlanTotals:
+def _plan_totals(
+    study: Study, planned: Sequence[PlannedRuns], executor: Executor, console: Console
+) -> PlanTotals:
     """What the study said when it was started first, or a new measurement.
 
     Where steps cannot be timed, on one device as they are for a plan, the time is unknown (0).
@@ -253,7 +258,6 @@ def _planned(study: Study, executor: Executor, console: Console) -> PlanTotals:
     kept = [entry for entry in study.store.journal if entry["kind"] == "plan"]
     if kept:
         return PlanTotals(**{name: kept[0][name] for name in _PLAN_FIELDS})
-    planned = planned_runs(study.config, study.fingerprint)
     try:
         totals = make_plan(planned, executor).totals()
     except UserError:
@@ -261,7 +265,7 @@ def _planned(study: Study, executor: Executor, console: Console) -> PlanTotals:
     except Exception as error:  # of a worker: any class
         say(
             console,
-            f"The steps could not be timed ({_last_line(error)}), so how long the study takes is "
+            f"The steps could not be timed ({_told(error)}), so how long the study takes is "
             f"not known beforehand.",
         )
         return untimed_plan(planned, executor.num_workers).totals()
@@ -269,10 +273,9 @@ def _planned(study: Study, executor: Executor, console: Console) -> PlanTotals:
     return totals
 
 
-def _last_line(error: Exception) -> str:
+def _told(error: Exception) -> str:
     """What a worker's error says in the end; before that there may be its whole traceback."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].rstrip(".") if lines else type(error).__name__
+    return " ".join(last_lines(str(error), 1)).rstrip(".") or type(error).__name__
 
 
 def plan_study(config: StudyConfig, executor: ExecutorChoice, rental: Rental | None = None) -> Plan:

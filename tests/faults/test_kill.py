@@ -38,15 +38,21 @@ def check(study: TinyStudy, done: Disturbance, undisturbed: Mapping[str, Any]) -
 
 
 def disturb_often(
-    folder: Path, victim: Victim, undisturbed: Mapping[str, Any]
+    folder: Path,
+    victim: Victim,
+    undisturbed: Mapping[str, Any],
+    workers: int = 2,
+    options: tuple[str, ...] = (),
+    run_s: float = 0.4,
 ) -> list[Disturbance]:
     """As many kills as it takes, over several studies, because each comes to its end at last."""
     all_done: list[Disturbance] = []
     while (left := MANY - kills(all_done)) > 0:
-        study = TinyStudy(folder / f"{left} left", workers=2)
+        study = TinyStudy(folder / f"{left} left", workers, options)
         study.folder.mkdir()
-        all_done.append(disturb(study, victim, left, seed=left))
+        all_done.append(disturb(study, victim, left, left, run_s))
         check(study, all_done[-1], undisturbed)
+        assert all_done[-1].killed
     return all_done
 
 
@@ -94,12 +100,6 @@ def test_a_worker_may_be_killed_at_fifty_moments(
 def test_a_rank_may_be_killed_at_fifty_moments(
     tmp_path: Path, undisturbed_on_two_ranks: Mapping[str, Any]
 ) -> None:
-    killed = 0
-    while killed < MANY:
-        study = TinyStudy(tmp_path / f"after {killed}", options=TWO_RANKS)
-        study.folder.mkdir()
-        done = disturb(study, a_rank, MANY - killed, seed=killed, run_s=4.0)
-        check(study, done, undisturbed_on_two_ranks)
-        assert done.lives == 1  # the run's own agent starts its ranks again
-        assert done.killed
-        killed += len(done.killed)
+    all_done = disturb_often(tmp_path, a_rank, undisturbed_on_two_ranks, 1, TWO_RANKS, run_s=4.0)
+    assert kills(all_done) == MANY
+    assert {done.lives for done in all_done} == {1}  # the run's own agent starts its ranks again

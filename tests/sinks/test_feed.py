@@ -23,7 +23,8 @@ from optbench.sweep import Sweep, Task
 
 from ..builders import config_with_lr, record_of
 from ..test_sweep import Observer
-from .conftest import ROOT, TIMEOUT_S, Sitting, is_running, records_of, until
+from ..waiting import is_running, until
+from .conftest import ROOT, TIMEOUT_S, Sitting, records_of
 from .faulty import FaultySettings
 
 LRS = (0.1, 0.2, 0.3, 0.4, 0.5)

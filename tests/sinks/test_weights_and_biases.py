@@ -12,7 +12,8 @@ import pytest
 from optbench.sinks.settings import WandbSettings
 from optbench.sinks.shown_run import shown_run
 
-from .conftest import CELL, Sitting, is_running, records_of, until
+from ..waiting import is_running, until
+from .conftest import CELL, Sitting, records_of
 
 
 def entries(file: Path) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,7 @@ def prepare(
     if (kept := kept_mixture(chosen, folder)) is not None:
         _report(kept, folder, " It was already prepared, nothing was read.")
         return
-    with _says_what_is_kept(chosen, folder), _Bar() as on_progress:
+    with _interrupted_says(lambda: _kept_shards(chosen, folder)), _Bar() as on_progress:
         manifest = prepare_mixture(
             chosen,
             folder,
@@ -126,21 +126,25 @@ def show(cache: Path | None, verify: bool, tokens: str | None, form: str) -> Non
 
 
 @contextlib.contextmanager
-def _says_what_is_kept(recipe: MixtureRecipe, cache: Path) -> Generator[None]:
+def _interrupted_says(what_is_kept: Callable[[], str]) -> Generator[None]:
     """An interruption ends the command with what it has left and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted. {what_is_kept()}")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _kept_shards(recipe: MixtureRecipe, cache: Path) -> str:
     from optbench.data.shards import corpus_dir
     from optbench.data.tokenizer_choice import choose_tokenizer
     from optbench.data.unfinished import finished_shards, unfinished_folder
 
-    try:
-        yield
-    except KeyboardInterrupt:
-        final = corpus_dir(recipe.name, choose_tokenizer(recipe).vocab_size, cache)
-        click.echo(
-            f"\nInterrupted. {finished_shards(final)} finished shards are kept in "
-            f"{unfinished_folder(final)}; the same command goes on from there."
-        )
-        raise SystemExit(INTERRUPTED) from None
+    final = corpus_dir(recipe.name, choose_tokenizer(recipe).vocab_size, cache)
+    return (
+        f"{finished_shards(final)} finished shards are kept in {unfinished_folder(final)}; the "
+        f"same command goes on from there."
+    )
 
 
 def _with_options(
@@ -162,15 +166,12 @@ def _prepare_nano(vocab_size: int | None, cache: Path) -> Manifest:
     from optbench.data.shards import prepare as prepare_nano
     from optbench.data.unfinished import errors_of_cache
 
-    try:
-        with errors_of_cache(cache), _Bar() as on_progress:
-            return prepare_nano(NANO, vocab_size or NANO_VOCAB_SIZE, cache, on_progress)
-    except KeyboardInterrupt:
-        click.echo(
-            f"\nInterrupted. Nothing of it is kept in {cache}; the same command begins again, "
-            f"which takes less than a minute."
-        )
-        raise SystemExit(INTERRUPTED) from None
+    nothing = (
+        f"Nothing of it is kept in {cache}; the same command begins again, which takes less than a "
+        f"minute."
+    )
+    with _interrupted_says(lambda: nothing), errors_of_cache(cache), _Bar() as on_progress:
+        return prepare_nano(NANO, vocab_size or NANO_VOCAB_SIZE, cache, on_progress)
 
 
 def _report(manifest: Manifest | MixtureManifest, cache: Path, note: str = "") -> None:
