@@ -113,6 +113,14 @@ def test_damage_behind_a_thousand_records_is_named_by_its_line(tmp_path: Path) -
         RunStore.read(tmp_path)
 
 
+def test_a_record_whose_error_holds_half_a_character_is_read(tmp_path: Path) -> None:
+    # Python makes such texts of file names that are no UTF-8, writes them, and reads them again.
+    odd = record(0, status="diverged", error="no file run-\udcff.txt")
+    found = written(tmp_path, odd, record(1))
+    assert found.records[odd.run_id].error == odd.error
+    assert found.totals.runs == 2
+
+
 def test_numbers_written_in_any_way_are_read_as_numbers(tmp_path: Path) -> None:
     raw = {**json.loads(record(0).to_json()), "wall_s": 7, "val_loss": 2}
     (tmp_path / "runs.jsonl").write_text(json.dumps(raw) + "\n")

@@ -14,11 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import orjson
+
 from optbench.json_lines import StoreError, complete_lines, parse_object
 
 R = TypeVar("R")
-# Nobody looks at most of the numbers, and making floats of them takes a third of the time.
-_decode = json.JSONDecoder(parse_float=str).decode
+
+
+def _decode(line: str) -> Any:
+    """A line's JSON for looking at: a third of the time of ``json.loads``."""
+    try:
+        return orjson.loads(line)
+    except ValueError:  # damage, or what only Python writes: half of a surrogate pair in an error
+        return json.loads(line)
 
 
 @dataclass(slots=True)
