@@ -8,16 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from optbench.checkpoints.checkpoint import place_of
+from optbench.checkpoints.root import CheckpointRoot
 from optbench.config import RunConfig
 from optbench.ended import train_once
 from optbench.executors import InlineExecutor
 from optbench.store import RunRecord, RunStore, ended_path
-from optbench.sweep import Sweep
+from optbench.sweep import Job, Sweep
 
 from .builders import config_with_lr, record_of
 from .test_sweep import FakeJob, Observer, ask, lr_of
 
 CONFIG = config_with_lr(3)
+
+
+def once(job: Job, store: Path, checkpoints: str | None = None) -> RunRecord:
+    """The run, by a job that keeps its checkpoints in the store unless told elsewhere."""
+    return train_once(job, store, CheckpointRoot.of(store, checkpoints), CONFIG)
 
 
 @pytest.fixture
@@ -29,13 +36,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_record_that_its_driver_never_stored_is_given_back(folder: Path) -> None:
     job = FakeJob()
-    record = train_once(job, folder, CONFIG)
-    assert train_once(job, folder, CONFIG) == record
+    record = once(job, folder)
+    assert once(job, folder) == record
     assert job.trained == [3]
 
 
 def test_it_is_kept_until_it_is_stored(folder: Path) -> None:
-    record = train_once(FakeJob(), folder, CONFIG)
+    record = once(FakeJob(), folder)
     assert ended_path(folder, CONFIG.run_id).exists()
     with RunStore.open(folder) as store:
         store.append(record)
@@ -44,14 +51,14 @@ def test_it_is_kept_until_it_is_stored(folder: Path) -> None:
 
 
 def test_a_sweep_stores_what_an_earlier_one_could_not(folder: Path) -> None:
-    train_once(FakeJob(), folder, CONFIG)  # and then its driver was killed
+    once(FakeJob(), folder)  # and then its driver was killed
     stored: list[float] = []
     job, observer = FakeJob(), Observer()
     with RunStore.open(folder) as store:
         Sweep(
             store,
             InlineExecutor(),
-            functools.partial(train_once, job, folder),
+            functools.partial(train_once, job, folder, CheckpointRoot.of(folder, None)),
             observer,
             on_stored=lambda record: stored.append(lr_of(record.run_config)),
         ).carry_out([ask([2, 3], [4])])
@@ -65,10 +72,10 @@ def test_failures_are_not_kept_and_divergences_are(folder: Path) -> None:
     def failed(config: RunConfig) -> RunRecord:
         return record_of(config, loss=None, status="failed", error="no room")
 
-    train_once(failed, folder, CONFIG)
+    once(failed, folder)
     job = FakeJob(diverging=[3])
-    assert train_once(job, folder, CONFIG).status == "diverged"
-    assert train_once(job, folder, CONFIG).status == "diverged"
+    assert once(job, folder).status == "diverged"
+    assert once(job, folder).status == "diverged"
     assert job.trained == [3]
 
 
@@ -77,7 +84,7 @@ def test_half_a_record_is_none(folder: Path, content: bytes) -> None:
     (folder / "ended").mkdir()
     ended_path(folder, CONFIG.run_id).write_bytes(content)
     job = FakeJob()
-    assert train_once(job, folder, CONFIG).val_loss == 2.0
+    assert once(job, folder).val_loss == 2.0
     assert job.trained == [3]
 
 
@@ -86,7 +93,7 @@ def test_the_record_of_another_run_is_none(folder: Path) -> None:
     (folder / "ended").mkdir()
     ended_path(folder, CONFIG.run_id).write_text(other.to_json())
     job = FakeJob()
-    assert train_once(job, folder, CONFIG).run_id == CONFIG.run_id
+    assert once(job, folder).run_id == CONFIG.run_id
     assert job.trained == [3]
 
 
@@ -95,11 +102,43 @@ def test_a_folder_of_that_name_on_another_machine_is_not_the_store(tmp_path: Pat
     (tmp_path / "checkpoints").mkdir()
     job = FakeJob()
     for _ in range(2):
-        train_once(job, tmp_path, CONFIG)
+        once(job, tmp_path)
     assert job.trained == [3, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_a_worker_that_cannot_reach_the_store_trains_all_the_same(tmp_path: Path) -> None:
-    assert train_once(FakeJob(), tmp_path / "elsewhere", CONFIG).val_loss == 2.0
+    assert once(FakeJob(), tmp_path / "elsewhere").val_loss == 2.0
     assert list(tmp_path.iterdir()) == []
+
+
+def leave_a_checkpoint(root: Path) -> Path:
+    step = root / CONFIG.run_id / "step-00000001"
+    step.mkdir(parents=True)
+    return step
+
+
+@pytest.mark.parametrize("given", [None, "scratch"])
+def test_where_the_store_is_out_of_sight_an_ended_run_leaves_no_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    step = leave_a_checkpoint(tmp_path / (given or "store/checkpoints"))
+
+    def failed(config: RunConfig) -> RunRecord:
+        return record_of(config, loss=None, status="failed", error="no room")
+
+    once(failed, tmp_path / "store", given)
+    assert step.exists()
+    once(FakeJob(), tmp_path / "store", given)
+    assert not step.parent.exists()
+
+
+def test_what_the_driver_sees_is_removed_by_the_driver(folder: Path) -> None:
+    at_url = place_of("memory://ended", CONFIG.run_id)
+    at_url.write(1, "rank-0-of-1.safetensors", lambda file: file.write(b"x"))
+    once(FakeJob(), folder.parent / "elsewhere", "memory://ended")
+    assert at_url.steps() == [1]
+    in_store = leave_a_checkpoint(folder / "checkpoints")
+    once(FakeJob(), folder)
+    assert in_store.exists()

@@ -2,7 +2,8 @@
 
 Between the end of a training and the driver's line in ``runs.jsonl`` either process may be killed.
 The record then lies in the store's folder ``ended``, and whoever is asked for that run again gives
-it back instead of training. A worker on another machine that cannot reach the store does without.
+it back instead of training. A worker on another machine that cannot reach the store does without,
+and itself removes the checkpoints of a run that has ended: the driver would not find them.
 """
 
 from __future__ import annotations
@@ -13,19 +14,28 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from optbench.checkpoints.root import CheckpointRoot
 from optbench.config import RunConfig
 from optbench.store import RUNS, RunRecord, StoreError, ended_path
 
 
-def train_once(job: Callable[[RunConfig], RunRecord], store: Path, config: RunConfig) -> RunRecord:
+def train_once(
+    job: Callable[[RunConfig], RunRecord],
+    store: Path,
+    checkpoints: CheckpointRoot,
+    config: RunConfig,
+) -> RunRecord:
     """Do a job, unless its record is there already.
 
     Args:
         store: the folder of the store.
+        checkpoints: where the job keeps them.
     """
     # Elsewhere there may be a folder of that name, which nobody would ever clear.
     if not (store / RUNS).exists():
-        return job(config)
+        record = job(config)
+        checkpoints.discard_on_disk(record)
+        return record
     path = ended_path(store, config.run_id)
     if (kept := _read(path)) is not None and kept.run_id == config.run_id:
         return kept

@@ -191,7 +191,7 @@ def _train(
             if sitting.keep_weights:
                 seeds = confirmation_seeds(config.protocol)
                 train = keeping_weights(run_here, store.directory, seeds)
-            job = functools.partial(train_once, train, store.directory.resolve())
+            job = functools.partial(train_once, train, store.directory.resolve(), checkpoints)
 
             def on_stored(record: RunRecord) -> None:
                 checkpoints.discard(record)

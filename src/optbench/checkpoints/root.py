@@ -48,6 +48,11 @@ class CheckpointRoot:
         except Exception as error:  # a store at a URL raises any class
             self._say(error)
 
+    def discard_on_disk(self, record: RunRecord) -> None:
+        """The same on a machine whose disk the driver may not see; what is at a URL it sees."""
+        if isinstance(self.root, Path):
+            self.discard(record)
+
     def discard_finished(self, store: RunStore, besides: Collection[str] = ()) -> None:
         """Remove those that a driver died before removing.
 
