@@ -1,9 +1,10 @@
-"""trackio's place is taken by a module with its signatures, which writes down the calls."""
+"""What trackio is told, by a module in its place that writes down the calls; and what it keeps."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from importlib.util import find_spec
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,30 @@ def test_project_and_space_are_those_of_the_study_file(
     assert (init["project"], init["space_id"]) == ("mine", "me/mine")
 
 
-@pytest.mark.skipif(find_spec("trackio") is not None, reason="trackio is installed")
-def test_what_is_not_installed_is_said_with_the_remedy(sitting: Sitting) -> None:
+def test_the_library_itself_keeps_every_point_and_the_configuration(sitting: Sitting) -> None:
+    records = records_of(0.1, 0.2)
+    with sitting.open(TrackioSettings(close_timeout_s=60), records=records):
+        pass
+    assert sitting.told == []
+    (database,) = sitting.folder("trackio").glob("*.db")
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        metrics = opened.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
+        configs = dict(opened.execute("SELECT run_name, config FROM configs").fetchall())
+    shown = [shown_run(record, [CELL]) for record in records]
+    assert [(name, step, json.loads(values)) for name, step, values in metrics] == [
+        (f"{run.name} {run.run_id}", step, values) for run in shown for step, values in run.points
+    ]
+    for run in shown:
+        kept = json.loads(configs[f"{run.name} {run.run_id}"])
+        assert {key: kept[key] for key in run.config} == run.config
+        assert (kept["_Group"], kept["tags"]) == (run.group, list(run.tags))
+
+
+def test_what_is_not_installed_is_said_with_the_remedy(
+    sitting: Sitting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['trackio'] = None\n")
+    monkeypatch.syspath_prepend(tmp_path)  # hides it from the sink's process
     with sitting.open(TrackioSettings(close_timeout_s=60), records=records_of(0.1)) as sinks:
         sinks.take(records_of(0.2)[0])
     assert sitting.told == [
