@@ -16,11 +16,12 @@ from optbench.config import (
     RunConfig,
     ScheduleConfig,
 )
+from optbench.execution_settings import UNSAID, ExecutionSettings
+from optbench.identifying_text import identifying_text
 from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems
 from optbench.schedule import DecayShape
-from optbench.sinks.identifying_text import identifying_text
 from optbench.sinks.settings import SinkSettings
 from optbench.space import (
     Axis,
@@ -139,6 +140,8 @@ class StudyConfig:
         smoke: the file's ``[smoke]`` table was laid over the rest.
         text: the file.
         sinks: where else the runs are shown; no part of what the study is.
+        execution: how they are carried out where the command line says nothing; no part of it
+            either.
     """
 
     name: str
@@ -155,6 +158,7 @@ class StudyConfig:
     smoke: bool
     text: str = field(repr=False)
     sinks: tuple[SinkSettings, ...] = ()
+    execution: ExecutionSettings = UNSAID
 
     @property
     def cells(self) -> list[Cell]:
@@ -170,7 +174,7 @@ class StudyConfig:
 
     @property
     def digest(self) -> str:
-        """Hash of the file, its sinks left out, and of `smoke`; a store belongs to one digest."""
+        """Hash of the identifying text and of `smoke`; a store belongs to one digest."""
         text = identifying_text(self.text)
         return hashlib.sha256(f"{self.smoke}\n{text}".encode()).hexdigest()[:16]
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from optbench.config import ConfigError, ModelConfig, build_dataclass
 from optbench.coordinate_descent import with_candidate
+from optbench.execution_settings import ExecutionSettings, read_execution
+from optbench.identifying_text import CHANGEABLE, identifying_text
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
-from optbench.sinks.identifying_text import identifying_text
 from optbench.sinks.settings import SinkSettings, read_sinks
 from optbench.space import Axis, SearchSpace, Value, choices, did_you_mean
 from optbench.study_config import (
@@ -32,7 +33,8 @@ from optbench.study_config import (
     run_problems,
 )
 
-TABLES = ("cell", "baseline_curve", "phases", "models", "run", "protocol", "optimizers", "sinks")
+KEYS = ("name", "title", "corpus", "baseline")
+TABLES = ("cell", "baseline_curve", "phases", "models", "run", "protocol", "optimizers")
 MAX_RATIO = 1000
 MIN_LAW_CELLS = 3  # of the simplest law that is not a constant
 
@@ -77,8 +79,9 @@ def read_study(text: str, *, smoke: bool = False) -> StudyConfig:
     if smoke:
         if overlay is None:
             raise ConfigError(["This study has no [smoke] table, so it has no --smoke version."])
-        if "sinks" in overlay:
-            raise ConfigError(["Sinks are the same with --smoke: move [smoke.sinks] to [sinks]."])
+        if same := [name for name in CHANGEABLE if name in overlay]:
+            said = [f"[{n}] is the same with --smoke: move [smoke.{n}] to [{n}]." for n in same]
+            raise ConfigError(said)
         raw = _merged(raw, overlay)
     return _Reader(raw).study(text, smoke=smoke)
 
@@ -100,7 +103,7 @@ class _Reader:
     problems: list[str] = field(default_factory=list)
 
     def study(self, text: str, *, smoke: bool) -> StudyConfig:
-        self._refuse_unknown("", self.raw, ("name", "title", "corpus", "baseline", *TABLES))
+        self._refuse_unknown("", self.raw, (*KEYS, *TABLES, *CHANGEABLE))
         models = self._models()
         run = self._table(RunSettings, "run")
         protocol = self._table(Protocol, "protocol")
@@ -112,7 +115,7 @@ class _Reader:
         self._check_limits(optimizers, phases)
         retuned = tuple(self._get("baseline_curve", "retune", list, []))
         baseline = str(self.raw.get("baseline", ""))
-        sinks = self._sinks(text)
+        sinks, execution = self._changeable(text)
         if run is not None:
             self._check_baseline(baseline, retuned, optimizers)
         if self.problems or run is None or protocol is None:
@@ -134,19 +137,22 @@ class _Reader:
             smoke=smoke,
             text=text,
             sinks=sinks,
+            execution=execution,
         )
         if problems := list(dict.fromkeys(_start_problems(study))):
             raise ConfigError(problems)
         return study
 
-    def _sinks(self, text: str) -> tuple[SinkSettings, ...]:
+    def _changeable(self, text: str) -> tuple[tuple[SinkSettings, ...], ExecutionSettings]:
         sinks, problems = read_sinks(self.raw.get("sinks", {}))
+        execution, more = read_execution(self.raw.get("execution", {}))
+        problems += more
         try:
             identifying_text(text)
         except ConfigError as error:
             problems = problems or error.problems
         self.problems.extend(problems)
-        return sinks
+        return sinks, execution
 
     def _check_baseline(
         self, baseline: str, retuned: Sequence[str], optimizers: Mapping[str, OptimizerStudy]

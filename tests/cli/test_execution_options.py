@@ -1,5 +1,8 @@
 """How a run is carried out, on the command line."""
 
+import dataclasses
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -7,6 +10,8 @@ from click.testing import CliRunner
 from optbench.cli import main
 from optbench.cli.execution_options import execution_options
 from optbench.execution import Execution
+from optbench.execution_settings import ExecutionSettings
+from optbench.study_file import find_study
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])
@@ -49,8 +54,8 @@ def test_minutes_between_checkpoints_are_passed_on_and_none_is_never(
 
     @click.command()
     @execution_options
-    def verb(execution: Execution, checkpoints: str | None) -> None:
-        seen.append((execution, checkpoints))
+    def verb(execution: ExecutionSettings) -> None:
+        seen.append((execution.execution(), execution.checkpoints))
 
     given = [] if minutes is None else ["--checkpoint-minutes", minutes, "--checkpoints", "s3://b"]
     assert CliRunner().invoke(verb, given).exit_code == 0
@@ -72,3 +77,48 @@ def test_a_study_with_a_smaller_batch_than_devices_is_refused() -> None:
     done = CliRunner().invoke(main, ["run", "nano", "--devices-per-run", "1000"])
     assert done.exit_code == 2
     assert "was to be shared out among 1000 devices." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        ([], ExecutionSettings()),
+        (
+            ["--compile", "--checkpointing", "--devices-per-run", "2", "--memory-gb", "1.5"],
+            ExecutionSettings(compile=True, checkpointing=True, devices_per_run=2, memory_gb=1.5),
+        ),
+        (
+            ["--no-compile", "--no-checkpointing", "--micro-batch", "4"],
+            ExecutionSettings(compile=False, checkpointing=False, micro_batch=4),
+        ),
+    ],
+)
+def test_what_is_not_given_is_left_to_the_study_file(
+    given: list[str], settings: ExecutionSettings
+) -> None:
+    seen: list[ExecutionSettings] = []
+
+    @click.command()
+    @execution_options
+    def verb(execution: ExecutionSettings) -> None:
+        seen.append(execution)
+
+    assert CliRunner().invoke(verb, given).exit_code == 0
+    assert seen == [settings]
+
+
+def test_every_setting_is_an_option() -> None:
+    told = CliRunner().invoke(main, ["run", "--help"]).output
+    for field in dataclasses.fields(ExecutionSettings):
+        assert f"--{field.name.replace('_', '-')}" in told
+
+
+def test_the_table_of_a_study_file_holds_and_an_option_goes_before_it(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(find_study("nano") + "\n[execution]\ndevices_per_run = 1000\n")
+    done = CliRunner().invoke(main, ["run", str(study), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "was to be shared out among 1000 devices." in done.stderr
+    arguments = ["run", str(study), "--devices-per-run", "2000"]
+    done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
+    assert "was to be shared out among 2000 devices." in done.stderr

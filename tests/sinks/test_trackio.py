@@ -74,7 +74,9 @@ def test_the_library_itself_keeps_every_point_and_the_configuration(sitting: Sit
     assert sitting.told == []
     (database,) = sitting.folder("trackio").glob("*.db")
     with contextlib.closing(sqlite3.connect(database)) as opened:
-        metrics = opened.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
+        metrics = opened.execute(
+            "SELECT run_name, step, metrics FROM metrics ORDER BY id"
+        ).fetchall()
         configs = dict(opened.execute("SELECT run_name, config FROM configs").fetchall())
     shown = [shown_run(record, [CELL]) for record in records]
     assert [(name, step, json.loads(values)) for name, step, values in metrics] == [

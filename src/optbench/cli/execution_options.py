@@ -1,7 +1,11 @@
-"""The options of `optbench train` and `optbench run` that say how the device is used."""
+"""The options of `optbench train` and `optbench run` that say how the device is used.
+
+Each is a field of :class:`~optbench.execution_settings.ExecutionSettings`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -20,15 +24,15 @@ _OPTIONS = (
         help="Choose the micro-batch for this much memory.",
     ),
     click.option(
-        "--checkpointing", is_flag=True, help="Compute activations again instead of keeping them."
+        "--checkpointing/--no-checkpointing",
+        default=None,
+        help="Compute activations again instead of keeping them.",
     ),
-    click.option("--compile", "compiled", is_flag=True, help="Fuse the blocks by torch.compile."),
+    click.option("--compile/--no-compile", default=None, help="Fuse the blocks by torch.compile."),
     click.option(
         "--checkpoint-minutes",
         type=click.FloatRange(0),
-        default=10.0,
-        show_default=True,
-        help="Keep a run's state this often; 0 = never.",
+        help="Keep a run's state this often; 0 = never.  [default: 10]",
     ),
     click.option(
         "--checkpoints",
@@ -38,41 +42,23 @@ _OPTIONS = (
     click.option(
         "--devices-per-run",
         type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Devices of this machine that carry out a run together.",
+        help="Devices of this machine that carry out a run together.  [default: 1]",
     ),
 )
 
 
 def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Add the options and pass them on as ``execution`` and ``checkpoints``.
+    """Add the options and pass them on as ``execution``, an ExecutionSettings.
 
     They change no run's identity.
     """
 
     @functools.wraps(verb)
-    def wrapped(
-        *,
-        micro_batch: int | None,
-        memory_gb: float | None,
-        checkpointing: bool,
-        compiled: bool,
-        checkpoint_minutes: float,
-        devices_per_run: int,
-        **others: Any,
-    ) -> None:
-        from optbench.execution import Execution
+    def wrapped(**given: Any) -> None:
+        from optbench.execution_settings import ExecutionSettings
 
-        execution = Execution(
-            micro_batch_size=micro_batch,
-            memory_bytes=None if memory_gb is None else round(memory_gb * 1e9),
-            checkpointing=checkpointing,
-            compiled=compiled,
-            checkpoint_minutes=checkpoint_minutes or None,
-            devices=devices_per_run,
-        )
-        verb(execution=execution, **others)
+        names = [field.name for field in dataclasses.fields(ExecutionSettings)]
+        verb(execution=ExecutionSettings(**{name: given.pop(name) for name in names}), **given)
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)

@@ -23,7 +23,7 @@ from optbench.cli.verbs import (
 
 if TYPE_CHECKING:
     from optbench.config import Precision, RunConfig
-    from optbench.execution import Execution
+    from optbench.execution_settings import ExecutionSettings
     from optbench.store import RunRecord
 
 
@@ -63,8 +63,7 @@ def train(
     precision: Precision | None,
     keep_weights: bool,
     store: Path,
-    execution: Execution,
-    checkpoints: str | None,
+    execution: ExecutionSettings,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
     from optbench.single_run import single_run_config
@@ -91,8 +90,8 @@ def train(
         store,
         console(),
         keep_weights=keep_weights,
-        execution=execution,
-        checkpoints=checkpoints,
+        execution=execution.execution(),
+        checkpoints=execution.checkpoints,
     )
     from optbench.printing import print_record
 

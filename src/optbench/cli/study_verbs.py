@@ -15,7 +15,7 @@ from optbench.cli.verbs import console, format_option, reports_errors, store_opt
 
 if TYPE_CHECKING:
     from optbench.devices import Rental
-    from optbench.execution import Execution
+    from optbench.execution_settings import ExecutionSettings
     from optbench.executor_choice import ExecutorChoice
     from optbench.study_config import StudyConfig
 
@@ -54,8 +54,7 @@ def run(
     max_tokens: float | None,
     max_core_hours: float | None,
     keep_weights: bool,
-    execution: Execution,
-    checkpoints: str | None,
+    execution: ExecutionSettings,
 ) -> None:
     """Tune, compare and report: carry out STUDY (a name or a .toml file).
 
@@ -67,12 +66,13 @@ def run(
 
     budget = Budget(max_runs, max_tokens, max_core_hours)
     config = _read_study(study, smoke)
+    asked = execution.over(config.execution)
     run_study(
         config,
         _out(study, out, smoke),
         executor,
         console(),
-        Sitting(budget, execution, checkpoints, keep_weights),
+        Sitting(budget, asked.execution(), asked.checkpoints, keep_weights),
     )
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from optbench.config import ConfigError
-from optbench.sinks.identifying_text import identifying_text
+from optbench.identifying_text import identifying_text
 from optbench.sinks.settings import TensorBoardSettings, WandbSettings
 from optbench.store import RunStore, StoreError
 from optbench.study import Study
 from optbench.study_file import find_study, read_study
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 NANO = find_study("nano")
 SINKS = '[sinks.wandb]\nmode = "offline"  # or online\n\n[sinks.tensorboard]\n'
 
@@ -54,6 +54,8 @@ def test_tables_between_others_are_taken_out_without_a_trace(place: str) -> None
         '\n[sinks]\nwandb = { mode = "offline" }\ntensorboard = {}\n',
         "\n[ sinks . wandb ]\n  [sinks.tensorboard]\n",
         "\n[sinks]\n[sinks.wandb]\n[sinks.tensorboard]",
+        f"\n# two at a time\n[execution]\ndevices_per_run = 2\n\n{SINKS}",
+        f"\n{SINKS}\n[execution]\ndevices_per_run = 2\n",
     ],
 )
 def test_tables_at_the_end_are_taken_out_without_a_trace(added: str) -> None:
@@ -78,12 +80,19 @@ def test_sinks_that_cannot_be_told_from_the_rest_are_refused(old: str, new: str)
 
 
 def test_sinks_are_the_same_with_smoke() -> None:
-    with pytest.raises(ConfigError, match=r"^Sinks are the same with --smoke: move \[smoke\.sinks"):
+    with pytest.raises(
+        ConfigError, match=r"^\[sinks\] is the same with --smoke: move \[smoke\.sinks"
+    ):
         read_study(NANO + "[smoke.sinks.tensorboard]\n", smoke=True)
     assert read_study(f"{NANO}\n{SINKS}", smoke=True).sinks == (
         WandbSettings(),
         TensorBoardSettings(),
     )
+
+
+def test_the_execution_is_the_same_with_smoke() -> None:
+    with pytest.raises(ConfigError, match=r"move \[smoke\.execution\] to \[execution\]\.$"):
+        read_study(NANO + "[smoke.execution]\n", smoke=True)
 
 
 def test_problems_of_sinks_are_reported_with_the_others() -> None:
@@ -101,6 +110,7 @@ def test_a_store_takes_its_study_with_other_sinks_and_no_other_change(tmp_path: 
         Study(read_study(NANO), store, "f").claim_store()
         Study(read_study(f"{NANO}\n{SINKS}"), store, "f").claim_store()
         Study(read_study(f"{NANO}\n[sinks.trackio]\n"), store, "f").claim_store()
+        Study(read_study(f"{NANO}\n[execution]\ncompile = true\n"), store, "f").claim_store()
         assert len(store.journal) == 1
         assert (tmp_path / "study.toml").read_text(encoding="utf-8") == NANO
         with pytest.raises(StoreError, match="with another study file"):

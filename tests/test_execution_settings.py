@@ -1,0 +1,99 @@
+"""How runs are carried out, as a user says it."""
+
+from __future__ import annotations
+
+import pytest
+
+from optbench.config import ConfigError
+from optbench.execution import Execution
+from optbench.execution_settings import UNSAID, ExecutionSettings, read_execution
+from optbench.study_file import find_study, read_study
+
+NANO = find_study("nano")
+
+
+def test_nothing_said_is_the_default() -> None:
+    assert UNSAID.execution() == Execution()
+    assert read_study(NANO).execution == UNSAID
+
+
+def test_every_setting_arrives() -> None:
+    asked = ExecutionSettings(
+        memory_gb=1.5, checkpointing=True, compile=True, checkpoint_minutes=0, devices_per_run=3
+    )
+    assert asked.execution() == Execution(
+        memory_bytes=1_500_000_000,
+        checkpointing=True,
+        compiled=True,
+        checkpoint_minutes=None,
+        devices=3,
+    )
+    assert ExecutionSettings(micro_batch=2, checkpoint_minutes=0.5).execution() == Execution(
+        micro_batch_size=2, checkpoint_minutes=0.5
+    )
+
+
+def test_what_is_said_goes_before_the_table() -> None:
+    table = ExecutionSettings(checkpointing=True, compile=True, devices_per_run=2, checkpoints="a")
+    said = ExecutionSettings(checkpointing=False, devices_per_run=4, checkpoint_minutes=0)
+    assert said.over(table) == ExecutionSettings(
+        checkpointing=False,
+        compile=True,
+        devices_per_run=4,
+        checkpoints="a",
+        checkpoint_minutes=0,
+    )
+    assert UNSAID.over(table) == table
+    assert table.over(UNSAID) == table
+
+
+def test_a_micro_batch_takes_the_place_of_the_memory_that_it_followed_from() -> None:
+    batch, memory = ExecutionSettings(micro_batch=4), ExecutionSettings(memory_gb=2)
+    assert batch.over(memory) == batch
+    assert memory.over(batch) == memory
+
+
+def test_a_study_file_says_it_in_a_table_of_its_own() -> None:
+    text = """
+[execution]
+devices_per_run = 2
+memory_gb = 3
+compile = true
+checkpoint_minutes = 2.5
+checkpoints = "s3://bucket/study"
+"""
+    assert read_study(NANO + text, smoke=True).execution == ExecutionSettings(
+        devices_per_run=2,
+        memory_gb=3,
+        compile=True,
+        checkpoint_minutes=2.5,
+        checkpoints="s3://bucket/study",
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("devices_per_run = 2.0", "execution.devices_per_run must be a whole number, but got 2.0."),
+        ("micro_batch = true", "execution.micro_batch must be a whole number, but got True."),
+        ("memory_gb = '4'", "execution.memory_gb must be a number, but got '4'."),
+        ("compile = 1", "execution.compile must be true or false, but got 1."),
+        ("checkpoints = 3", "execution.checkpoints must be text, but got 3."),
+        ("devices_per_run = 0", "[execution]: devices must be at least 1, but got 0."),
+        (
+            "micro_batch = 1\nmemory_gb = 2",
+            "[execution]: Give micro_batch_size or the memory that it follows from, not both.",
+        ),
+    ],
+)
+def test_a_bad_table_is_refused_by_its_key(table: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_study(f"{NANO}\n[execution]\n{table}\n")
+    assert caught.value.problems == [problem]
+
+
+def test_an_unknown_key_and_a_value_in_place_of_the_table_are_refused() -> None:
+    assert read_execution({"device_per_run": 2})[1][0].startswith(
+        "Unknown key 'execution.device_per_run'. Did you mean 'execution.devices_per_run'?"
+    )
+    assert read_execution(3)[1] == ["'execution' must be a table of keys and values, but got 3."]
