@@ -19,6 +19,7 @@ from optbench.cli import main
 from ..ray_here import ray_environment, ray_folder
 from ..waiting import until
 
+PATIENCE_S = 180.0  # a busy machine starts Ray slowly
 STUDY = """
 name = "tiny"
 corpus = "nano"
@@ -94,14 +95,14 @@ def test_a_study_goes_on_after_a_kill_and_an_interrupt_and_trains_no_run_twice(
     command = (str(study), "--executor", "ray", "--workers", "2", "--out", str(out))
     with ray_folder() as folder:
         with driver(folder, *command) as first:
-            until(has_runs(out, 1), "a run has ended")
+            until(has_runs(out, 1), "a run has ended", PATIENCE_S)
             assert ray_processes(folder)
             first.kill()
             first.wait()
             until(lambda: not ray_processes(folder), "its Ray is gone")
         kept = records(out)
         with driver(folder, *command) as second:
-            until(has_runs(out, len(kept) + 1), "another run has ended")
+            until(has_runs(out, len(kept) + 1), "another run has ended", PATIENCE_S)
             os.killpg(second.pid, signal.SIGINT)
             stdout, stderr = second.communicate(timeout=60)
         assert second.returncode == 130, stdout + stderr
