@@ -344,8 +344,10 @@ def test_a_failed_run_gives_way_to_a_finished_one(tmp_path: Path) -> None:
         store.append(failed)
         assert store.records == {failed.run_id: failed}
         assert store.finished(failed.run_id) is None
+        assert store.num_finished == 0
         store.append(record_of(loss=2.5))
         assert store.finished(failed.run_id) == record_of(loss=2.5)
+        assert store.num_finished == 1
     assert RunStore.read(tmp_path).finished(failed.run_id) == record_of(loss=2.5)
 
 

@@ -123,7 +123,7 @@ def run_study(
                 _train(study, workers, manifest, console, sitting, place)
         except KeyboardInterrupt:
             console.print(
-                f"\nInterrupted. {len(store.records)} finished runs are kept in {out}; the same "
+                f"\nInterrupted. {store.num_finished} finished runs are kept in {out}; the same "
                 f"command goes on from there."
             )
             raise SystemExit(INTERRUPTED) from None
@@ -165,7 +165,7 @@ def _train(
     plan = _plan_totals(study, planned, executor, console)
     workers = executor.num_workers
     seconds = plan.seconds * plan.workers / workers  # it may have been made with others
-    kept = f" {len(store.records)} runs are there already." if store.records else ""
+    kept = f" {store.num_finished} runs are there already." if store.num_finished else ""
     time_needed = f", {format_seconds(seconds)} on {workers} workers" if seconds else ""
     console.print(
         f"Study '{config.name}' in {store.directory}: about {plan.runs} runs, "

@@ -274,6 +274,11 @@ class RunStore:
         """Whether a run needs no training any more."""
         return self._file.has_finished(run_id)
 
+    @property
+    def num_finished(self) -> int:
+        """How many runs need no training any more."""
+        return sum(map(self.has_finished, self.records))
+
     def finished(self, run_id: str) -> RunRecord | None:
         """The record of a run that needs no training any more."""
         return self.records[run_id] if self.has_finished(run_id) else None
