@@ -118,27 +118,28 @@ def leave_a_checkpoint(root: Path) -> Path:
     return step
 
 
-@pytest.mark.parametrize("given", [None, "scratch"])
-def test_where_the_store_is_out_of_sight_an_ended_run_leaves_no_checkpoints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+def test_where_the_store_is_out_of_sight_an_ended_run_leaves_no_checkpoints_in_its_folder(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    step = leave_a_checkpoint(tmp_path / (given or "store/checkpoints"))
+    step = leave_a_checkpoint(tmp_path / "checkpoints")
 
     def failed(config: RunConfig) -> RunRecord:
         return record_of(config, loss=None, status="failed", error="no room")
 
-    once(failed, tmp_path / "store", given)
+    once(failed, tmp_path)
     assert step.exists()
-    once(FakeJob(), tmp_path / "store", given)
+    once(FakeJob(), tmp_path)
     assert not step.parent.exists()
 
 
-def test_what_the_driver_sees_is_removed_by_the_driver(folder: Path) -> None:
-    at_url = place_of("memory://ended", CONFIG.run_id)
-    at_url.write(1, "rank-0-of-1.safetensors", lambda file: file.write(b"x"))
-    once(FakeJob(), folder.parent / "elsewhere", "memory://ended")
-    assert at_url.steps() == [1]
+def test_what_the_driver_may_see_is_removed_by_the_driver(folder: Path, tmp_path: Path) -> None:
     in_store = leave_a_checkpoint(folder / "checkpoints")
     once(FakeJob(), folder)
     assert in_store.exists()
+    shared = leave_a_checkpoint(tmp_path / "shared")
+    once(FakeJob(), tmp_path / "elsewhere", str(tmp_path / "shared"))
+    assert shared.exists()
+    at_url = place_of("memory://ended", CONFIG.run_id)
+    at_url.write(1, "rank-0-of-1.safetensors", lambda file: file.write(b"x"))
+    once(FakeJob(), tmp_path / "elsewhere", "memory://ended")
+    assert at_url.steps() == [1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from optbench.config import ConfigError
@@ -34,13 +36,12 @@ def test_every_setting_arrives() -> None:
 
 
 def test_what_is_said_goes_before_the_table() -> None:
-    table = ExecutionSettings(checkpointing=True, compile=True, devices_per_run=2, checkpoints="a")
+    table = ExecutionSettings(checkpointing=True, compile=True, devices_per_run=2)
     said = ExecutionSettings(checkpointing=False, devices_per_run=4, checkpoint_minutes=0)
     assert said.over(table) == ExecutionSettings(
         checkpointing=False,
         compile=True,
         devices_per_run=4,
-        checkpoints="a",
         checkpoint_minutes=0,
     )
     assert UNSAID.over(table) == table
@@ -60,14 +61,12 @@ devices_per_run = 2
 memory_gb = 3
 compile = true
 checkpoint_minutes = 2.5
-checkpoints = "s3://bucket/study"
 """
     assert read_study(NANO + text, smoke=True).execution == ExecutionSettings(
         devices_per_run=2,
         memory_gb=3,
         compile=True,
         checkpoint_minutes=2.5,
-        checkpoints="s3://bucket/study",
     )
 
 
@@ -78,11 +77,19 @@ checkpoints = "s3://bucket/study"
         ("micro_batch = true", "execution.micro_batch must be a whole number, but got True."),
         ("memory_gb = '4'", "execution.memory_gb must be a number, but got '4'."),
         ("compile = 1", "execution.compile must be true or false, but got 1."),
-        ("checkpoints = 3", "execution.checkpoints must be text, but got 3."),
-        ("devices_per_run = 0", "[execution]: devices must be at least 1, but got 0."),
+        ("devices_per_run = 0", "execution.devices_per_run must be at least 1, but got 0."),
+        ("micro_batch = -1", "execution.micro_batch must be at least 1, but got -1."),
+        ("memory_gb = 0", "execution.memory_gb must be above 0 and finite, but got 0."),
+        ("memory_gb = inf", "execution.memory_gb must be above 0 and finite, but got inf."),
+        ("memory_gb = 1e300", "execution.memory_gb must be above 0 and finite, but got 1e+300."),
+        ("memory_gb = nan", "execution.memory_gb must be above 0 and finite, but got nan."),
+        (
+            "checkpoint_minutes = -1",
+            "execution.checkpoint_minutes must be at least 0 and finite, but got -1.",
+        ),
         (
             "micro_batch = 1\nmemory_gb = 2",
-            "[execution]: Give micro_batch_size or the memory that it follows from, not both.",
+            "execution.micro_batch and memory_gb must not both be given.",
         ),
     ],
 )
@@ -90,6 +97,15 @@ def test_a_bad_table_is_refused_by_its_key(table: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_study(f"{NANO}\n[execution]\n{table}\n")
     assert caught.value.problems == [problem]
+
+
+def test_what_is_said_outside_of_a_file_is_refused_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ExecutionSettings(memory_gb=math.inf, devices_per_run=0).execution()
+    assert caught.value.problems == [
+        "devices_per_run must be at least 1, but got 0.",
+        "memory_gb must be above 0 and finite, but got inf.",
+    ]
 
 
 def test_an_unknown_key_and_a_value_in_place_of_the_table_are_refused() -> None:

@@ -79,6 +79,19 @@ def test_sinks_that_cannot_be_told_from_the_rest_are_refused(old: str, new: str)
         identifying_text(NANO.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    ("inline", "table", "told"),
+    [
+        ("execution.compile = true", SINKS, "The execution must"),
+        ("sinks.tensorboard = {}", "[execution]\ncompile = true\n", "Sinks must be"),
+    ],
+)
+def test_only_the_table_that_cannot_be_told_is_named(inline: str, table: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        identifying_text(f"{inline}\n{NANO}\n{table}")
+    assert [problem.startswith(told) for problem in caught.value.problems] == [True]
+
+
 def test_sinks_are_the_same_with_smoke() -> None:
     with pytest.raises(
         ConfigError, match=r"^\[sinks\] is the same with --smoke: move \[smoke\.sinks"

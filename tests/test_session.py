@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from optbench import plan, session
 from optbench.bench import StepCost
 from optbench.config import RunConfig
 from optbench.executor_choice import ExecutorChoice
+from optbench.executors import InlineExecutor
 from optbench.store import RunRecord
 from optbench.study_file import read_study
 
@@ -99,3 +102,21 @@ def test_a_sitting_says_and_notes_how_many_workers_it_has_itself(
     journal.write_text(journal.read_text().replace('"workers":1', '"workers":4'))
     assert "on 1 workers" in sit(tmp_path)
     assert [entry["workers"] for entry in noted(tmp_path, "session")] == [4, 1]
+
+
+def test_a_plan_is_made_for_as_many_workers_as_the_devices_of_a_run_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    @contextmanager
+    def opened(self: ExecutorChoice, devices: int = 1) -> Iterator[InlineExecutor]:
+        asked.append(devices)
+        yield InlineExecutor()
+
+    monkeypatch.setattr(ExecutorChoice, "opened", opened)
+    monkeypatch.setattr(plan, "measure_step", quick_steps)
+    session.plan_study(read_study(TEXT), ExecutorChoice())
+    text = f"{TEXT}\n[execution]\ndevices_per_run = 2\n"
+    session.plan_study(read_study(text), ExecutorChoice())
+    assert asked == [1, 2]

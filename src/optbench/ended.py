@@ -3,7 +3,7 @@
 Between the end of a training and the driver's line in ``runs.jsonl`` either process may be killed.
 The record then lies in the store's folder ``ended``, and whoever is asked for that run again gives
 it back instead of training. A worker on another machine that cannot reach the store does without,
-and itself removes the checkpoints of a run that has ended: the driver would not find them.
+and itself removes the checkpoints of an ended run from the folder there: the driver cannot.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def train_once(
     # Elsewhere there may be a folder of that name, which nobody would ever clear.
     if not (store / RUNS).exists():
         record = job(config)
-        checkpoints.discard_on_disk(record)
+        if checkpoints.is_in(store):
+            checkpoints.discard(record)
         return record
     path = ended_path(store, config.run_id)
     if (kept := _read(path)) is not None and kept.run_id == config.run_id:

@@ -1,24 +1,25 @@
 """ExecutionSettings: what a user says of how runs are carried out, as options or in a study file.
 
 An option is called like its field, with dashes: ``--devices-per-run`` is ``devices_per_run`` in the
-table ``[execution]``. An option goes before the table, and what neither says has the default of
+table ``[execution]``. An option overrides the table, and what neither says has the default of
 :class:`~optbench.execution.Execution`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from optbench.config import ConfigError, build_dataclass
 from optbench.execution import PLAIN, Execution
 
+BYTES_PER_GB = 1e9
 _KINDS = {  # what the text of an annotation allows, and how a user would say it
     "int | None": (int, "a whole number"),
     "float | None": ((int, float), "a number"),
     "bool | None": (bool, "true or false"),
-    "str | None": (str, "text"),
 }
 
 
@@ -32,8 +33,6 @@ class ExecutionSettings:
         checkpointing: compute activations again instead of keeping them.
         compile: fuse the blocks by torch.compile.
         checkpoint_minutes: between two checkpoints of a run; 0 is never.
-        checkpoints: where the runs keep them, a folder or an fsspec URL; None is a folder beside
-            the records.
         devices_per_run: devices of one machine that carry out a run together.
     """
 
@@ -42,7 +41,6 @@ class ExecutionSettings:
     checkpointing: bool | None = None
     compile: bool | None = None
     checkpoint_minutes: float | None = None
-    checkpoints: str | None = None
     devices_per_run: int | None = None
 
     def over(self, table: ExecutionSettings) -> ExecutionSettings:
@@ -52,16 +50,35 @@ class ExecutionSettings:
             table = dataclasses.replace(table, micro_batch=None, memory_gb=None)
         return dataclasses.replace(table, **said)
 
+    def problems(self) -> list[str]:
+        """What cannot be carried out, each beginning with the name of a setting."""
+        counts = {"micro_batch": self.micro_batch, "devices_per_run": self.devices_per_run}
+        found = [
+            f"{name} must be at least 1, but got {count}."
+            for name, count in counts.items()
+            if count is not None and count < 1
+        ]
+        memory, minutes = self.memory_gb, self.checkpoint_minutes
+        if memory is not None and not 1 <= memory * BYTES_PER_GB < math.inf:
+            found.append(f"memory_gb must be above 0 and finite, but got {memory:g}.")
+        if minutes is not None and not 0 <= minutes < math.inf:
+            found.append(f"checkpoint_minutes must be at least 0 and finite, but got {minutes:g}.")
+        if None not in (self.micro_batch, memory):
+            found.append("micro_batch and memory_gb must not both be given.")
+        return found
+
     def execution(self) -> Execution:
         """The execution they ask for.
 
         Raises:
-            ConfigError: as :class:`~optbench.execution.Execution`.
+            ConfigError: they have problems.
         """
+        if problems := self.problems():
+            raise ConfigError(problems)
         minutes = self.checkpoint_minutes
         return Execution(
             micro_batch_size=self.micro_batch,
-            memory_bytes=None if self.memory_gb is None else round(self.memory_gb * 1e9),
+            memory_bytes=None if self.memory_gb is None else round(self.memory_gb * BYTES_PER_GB),
             checkpointing=bool(self.checkpointing),
             compiled=bool(self.compile),
             checkpoint_minutes=PLAIN.checkpoint_minutes if minutes is None else minutes or None,
@@ -82,21 +99,17 @@ def read_execution(raw: object) -> tuple[ExecutionSettings, list[str]]:
         settings: ExecutionSettings = build_dataclass(ExecutionSettings, raw, path="execution")
     except ConfigError as error:
         return UNSAID, error.problems
-    if problems := _problems(settings):
-        return UNSAID, problems
-    try:
-        settings.execution()
-    except ConfigError as error:
-        return UNSAID, [f"[execution]: {problem}" for problem in error.problems]
+    if problems := _wrong_kinds(settings) or settings.problems():
+        return UNSAID, [f"execution.{problem}" for problem in problems]
     return settings, []
 
 
-def _problems(settings: ExecutionSettings) -> list[str]:
+def _wrong_kinds(settings: ExecutionSettings) -> list[str]:
     problems: list[str] = []
     for field in dataclasses.fields(settings):
         value: Any = getattr(settings, field.name)
         kind, wanted = _KINDS[str(field.type)]
         is_bool = isinstance(value, bool)
         if value is not None and (not isinstance(value, kind) or is_bool != (kind is bool)):
-            problems.append(f"execution.{field.name} must be {wanted}, but got {value!r}.")
+            problems.append(f"{field.name} must be {wanted}, but got {value!r}.")
     return problems

@@ -18,7 +18,8 @@ def identifying_text(text: str) -> str:
     """A study file without its changeable tables, byte for byte as before they were added.
 
     A table is taken out with the comment lines directly above it, and at the end of the file with
-    the blank lines above it; so it may be added between two sittings, and taken away again.
+    the blank lines above it; so it may be added between two sittings, behind a blank line at the
+    end or directly above another table, and taken away again.
 
     Raises:
         ConfigError: they are not written as tables of their own.
@@ -42,8 +43,8 @@ def identifying_text(text: str) -> str:
             kept += [*comments, line]
         comments.clear()
     rest = "".join(kept).rstrip("\n") + "\n" if changeable else "".join([*kept, *comments])
-    if _parsed(rest) != raw:
-        raise ConfigError([_TOLD[name] for name in found])
+    if (left := _parsed(rest)) != raw:
+        raise ConfigError([_TOLD[name] for name in found if left is None or name in left])
     return rest
 
 

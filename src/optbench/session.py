@@ -287,7 +287,7 @@ def plan_study(config: StudyConfig, executor: ExecutorChoice, rental: Rental | N
     planned = planned_runs(config)
     if rental is not None:
         return plan_for(planned, rental)
-    with executor.opened() as workers:
+    with executor.opened(config.execution.execution().devices) as workers:
         refuse_long_measurements(planned, workers)
         return make_plan(planned, workers)
 

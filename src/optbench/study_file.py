@@ -79,9 +79,9 @@ def read_study(text: str, *, smoke: bool = False) -> StudyConfig:
     if smoke:
         if overlay is None:
             raise ConfigError(["This study has no [smoke] table, so it has no --smoke version."])
-        if same := [name for name in CHANGEABLE if name in overlay]:
-            said = [f"[{n}] is the same with --smoke: move [smoke.{n}] to [{n}]." for n in same]
-            raise ConfigError(said)
+        if same := [n for n in CHANGEABLE if n in overlay]:
+            told = "[{0}] is the same with --smoke: move [smoke.{0}] to [{0}]."
+            raise ConfigError([told.format(n) for n in same])
         raw = _merged(raw, overlay)
     return _Reader(raw).study(text, smoke=smoke)
 

@@ -33,6 +33,8 @@ def test_the_default_is_a_folder_of_the_store_and_a_url_is_taken_as_it_is(tmp_pa
     assert not (tmp_path / "checkpoints").exists()
     with pytest.raises(CheckpointError, match="Checkpoints cannot be kept in 'nosuch://x'"):
         CheckpointRoot.of(tmp_path, "nosuch://x")
+    with pytest.raises(CheckpointError, match=r"^Checkpoints cannot be kept in '': give a folder"):
+        CheckpointRoot.of(tmp_path, "")
 
 
 def test_a_failed_run_keeps_its_checkpoints_and_others_lose_theirs(tmp_path: Path) -> None:

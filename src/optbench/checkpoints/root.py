@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optbench.checkpoints.checkpoint import discard, discard_finished, place_of
+from optbench.checkpoints.manifest import CheckpointError
 from optbench.store import RunRecord, RunStore
 
 FOLDER = "checkpoints"
@@ -31,8 +32,10 @@ class CheckpointRoot:
         """The root that was asked for, or the folder in the store; the same for every process.
 
         Raises:
-            CheckpointError: a URL of a kind that is unknown or lacks its package.
+            CheckpointError: nothing, or a URL of a kind that is unknown or lacks its package.
         """
+        if url == "":  # it would be the working directory
+            raise CheckpointError("Checkpoints cannot be kept in '': give a folder or a URL.")
         root: Path | str = store / FOLDER if url is None else url
         if "://" not in str(root):  # a worker may have another working directory
             root = Path(root).expanduser().absolute()
@@ -48,10 +51,9 @@ class CheckpointRoot:
         except Exception as error:  # a store at a URL raises any class
             self._say(error)
 
-    def discard_on_disk(self, record: RunRecord) -> None:
-        """The same on a machine whose disk the driver may not see; what is at a URL it sees."""
-        if isinstance(self.root, Path):
-            self.discard(record)
+    def is_in(self, store: Path) -> bool:
+        """Whether it is a folder of a store's own, which is out of sight where the store is."""
+        return isinstance(self.root, Path) and self.root.resolve().is_relative_to(store.resolve())
 
     def discard_finished(self, store: RunStore, besides: Collection[str] = ()) -> None:
         """Remove those that a driver died before removing.

@@ -1,6 +1,7 @@
 """The options of `optbench train` and `optbench run` that say how the device is used.
 
-Each is a field of :class:`~optbench.execution_settings.ExecutionSettings`.
+Each is a field of :class:`~optbench.execution_settings.ExecutionSettings`, but for the place of the
+checkpoints: like the folder of the runs, it belongs to one store and is in no study file.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _OPTIONS = (
 
 
 def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Add the options and pass them on as ``execution``, an ExecutionSettings.
+    """Add the options and pass them on as ``execution`` and ``checkpoints``.
 
     They change no run's identity.
     """

@@ -64,6 +64,7 @@ def train(
     keep_weights: bool,
     store: Path,
     execution: ExecutionSettings,
+    checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
     from optbench.single_run import single_run_config
@@ -91,7 +92,7 @@ def train(
         console(),
         keep_weights=keep_weights,
         execution=execution.execution(),
-        checkpoints=execution.checkpoints,
+        checkpoints=checkpoints,
     )
     from optbench.printing import print_record
 

@@ -55,6 +55,7 @@ def run(
     max_core_hours: float | None,
     keep_weights: bool,
     execution: ExecutionSettings,
+    checkpoints: str | None,
 ) -> None:
     """Tune, compare and report: carry out STUDY (a name or a .toml file).
 
@@ -66,13 +67,12 @@ def run(
 
     budget = Budget(max_runs, max_tokens, max_core_hours)
     config = _read_study(study, smoke)
-    asked = execution.over(config.execution)
     run_study(
         config,
         _out(study, out, smoke),
         executor,
         console(),
-        Sitting(budget, asked.execution(), asked.checkpoints, keep_weights),
+        Sitting(budget, execution.over(config.execution).execution(), checkpoints, keep_weights),
     )
 
 
