@@ -242,7 +242,9 @@ def test_a_run_on_two_devices_whose_rank_is_killed_is_the_run_of_one_process(
     (resumed,) = record.execution["resumed_at_steps"]
     assert resumed in (100, 200, 300)
     assert record.execution["checkpoints_written"] >= 3
-    assert "checkpoint_problems" not in record.execution
+    # The one of step 200 may have been half written.
+    problems = record.execution.get("checkpoint_problems", [])
+    assert [p for p in problems if not p.endswith("writing it was not finished.")] == []
     assert (said[-1].step, said[-1].num_steps) == (400, 400)
     assert weights.exists()
 
