@@ -165,7 +165,7 @@ def _train(
     plan = _plan_totals(study, planned, executor, console)
     workers = executor.num_workers
     seconds = plan.seconds * plan.workers / workers  # it may have been made with others
-    kept = f" {store.num_finished} runs are there already." if store.num_finished else ""
+    kept = f" {count} runs are there already." if (count := store.num_finished) else ""
     time_needed = f", {format_seconds(seconds)} on {workers} workers" if seconds else ""
     console.print(
         f"Study '{config.name}' in {store.directory}: about {plan.runs} runs, "
