@@ -32,6 +32,7 @@ from optbench.study_config import (
     StudyConfig,
     run_problems,
 )
+from optbench.text_files import read_user_text
 
 KEYS = ("name", "title", "corpus", "baseline")
 TABLES = ("cell", "baseline_curve", "phases", "models", "run", "protocol", "optimizers")
@@ -49,7 +50,7 @@ def find_study(name_or_path: str) -> str:
     if path.suffix == ".toml" or path.exists():
         if not path.is_file():
             raise ConfigError([f"There is no study file {path}."])
-        return path.read_text(encoding="utf-8")
+        return read_user_text(path)
     folder = resources.files("optbench") / "studies"
     shipped = {
         f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")

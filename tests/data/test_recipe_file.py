@@ -187,7 +187,7 @@ def test_an_unknown_recipe_is_refused_with_the_choices(tmp_path: Path) -> None:
         find_recipe("dclm")
     latin = tmp_path / "latin.toml"
     latin.write_bytes("# ä\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"latin\.toml cannot be read: 'utf-8' codec"):
+    with pytest.raises(ConfigError, match=r"latin\.toml is not UTF-8: byte 0xe4 at position 2"):
         find_recipe(str(latin))
     with pytest.raises(ConfigError, match=r"There is no recipe file .*none\.toml"):
         find_recipe(str(tmp_path / "none.toml"))

@@ -188,8 +188,9 @@ def _run_config_from(
     path: Path, optimizer: str | None, settings: tuple[str, ...], seed: int | None
 ) -> RunConfig:
     from optbench.config import ConfigError, RunConfig
+    from optbench.text_files import read_user_text
 
-    text = path.read_text(encoding="utf-8")
+    text = read_user_text(path)
     try:
         raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:

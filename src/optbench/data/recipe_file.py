@@ -27,6 +27,7 @@ from optbench.data.mixture_recipe import (
     whole_weights,
 )
 from optbench.space import did_you_mean
+from optbench.text_files import read_user_text
 
 MAX_PERIOD = 100_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*")
@@ -50,11 +51,7 @@ def find_recipe(name_or_path: str) -> MixtureRecipe:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise ConfigError([f"There is no recipe file {path}."])
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([f"The recipe file {path} cannot be read: {error}."]) from None
-        return read_recipe(text, path.parent)
+        return read_recipe(read_user_text(path), path.parent)
     shipped = shipped_recipes()
     if name_or_path not in shipped:
         known = ["nano", *sorted(shipped)]
