@@ -19,9 +19,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optbench.analysis.units import format_seconds
+from optbench.analysis.units import format_seconds, format_value
 from optbench.config import RunConfig
 from optbench.failures import last_lines
+from optbench.run_axes import axis_values
 from optbench.space import Value
 from optbench.store import RunRecord
 
@@ -43,14 +44,15 @@ class StudyProgress:
         expected: runs that the study expects, by optimizer and token budget; an entry grows when
             the study asks for more.
         planned_s: seconds of the whole plan, for the time left before the first run has ended.
-        axes: the searched axes of each optimizer, to name a configuration by what varies.
+        axes: the searched axes of each optimizer, with their candidates if these are known, to name
+            a configuration by what varies.
         tuned_tokens: budget of the tuned cell; "best" means best among runs of that budget.
     """
 
     console: Console
     expected: Mapping[Kind, int]
     planned_s: float
-    axes: Mapping[str, Sequence[str]]
+    axes: Mapping[str, Sequence[str] | Mapping[str, Sequence[Value]]]
     tuned_tokens: int
     _started: float = field(default_factory=time.monotonic)
     _asked: dict[str, RunConfig] = field(default_factory=dict)
@@ -180,13 +182,14 @@ class StudyProgress:
         return Group(head, bar, table)
 
 
-def describe_configuration(config: RunConfig, axes: Sequence[str]) -> str:
-    """The searched values of a run, such as ``lr=0.016 beta2=0.98``."""
-    shared: dict[str, Value] = {
-        "batch_size": config.batch_size,
-        "clip_norm": config.clip_norm,
-        "warmup_frac": round(config.schedule.warmup_steps / config.num_steps, 3),
-        "decay_frac": round(config.schedule.decay_steps / config.num_steps, 3),
-    }
-    values = {**shared, **config.optimizer.hyperparameters}
-    return " ".join(f"{axis}={values[axis]:g}" for axis in axes)
+def describe_configuration(
+    config: RunConfig, axes: Sequence[str] | Mapping[str, Sequence[Value]]
+) -> str:
+    """The searched values of a run, such as ``lr=0.016 beta2=0.98``.
+
+    Args:
+        config: the run.
+        axes: names, or the candidates by name, which tell shares that give the same steps apart.
+    """
+    values = axis_values(config, axes if isinstance(axes, Mapping) else {})
+    return " ".join(f"{axis}={format_value(values[axis])}" for axis in axes)

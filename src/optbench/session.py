@@ -173,7 +173,10 @@ def _train(
         highlight=False,
     )
     store.note("session", started_at=started_at, workers=workers, host=environment())
-    axes = {name: list(search.space) for name, search in config.optimizers.items()}
+    axes = {
+        name: {axis: found.values for axis, found in search.space.items()}
+        for name, search in config.optimizers.items()
+    }
     directory = corpus_dir(manifest.corpus, manifest.vocab_size, default_cache_dir())
     expected: Counter[Kind] = Counter()
     for kind in planned:

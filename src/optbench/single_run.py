@@ -9,8 +9,9 @@ from optbench.config import ConfigError, RunConfig
 from optbench.data.prepared import choose_vocabulary
 from optbench.data.shards import default_cache_dir
 from optbench.ladder import SIZES, Cell
+from optbench.run_axes import RUN_AXES
 from optbench.space import Value, did_you_mean
-from optbench.study_config import RUN_AXES, StudyConfig, run_problems
+from optbench.study_config import StudyConfig, run_problems
 from optbench.study_file import find_study, read_study
 
 # Settings of a single run besides its axes; a small corpus has less held-out text than nano.

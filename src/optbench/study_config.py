@@ -21,26 +21,10 @@ from optbench.identifying_text import identifying_text
 from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems
+from optbench.run_axes import RUN_AXES, decay_steps_of, overlaid, warmup_steps_of
 from optbench.schedule import DecayShape
 from optbench.sinks.settings import SinkSettings
-from optbench.space import (
-    Axis,
-    Configuration,
-    SearchSpace,
-    Value,
-    choices,
-    did_you_mean,
-    geometric,
-)
-
-# Coordinates that belong to the run and not to the optimizer; a study may search them for all.
-RUN_AXES: dict[str, Axis] = {
-    "batch_size": geometric(8, 16, 32, low=1),
-    "clip_norm": choices(0.0, 1.0, 2.0),
-    "warmup_frac": geometric(0.05, 0.1, 0.2, low=0.01, high=0.5),
-    "warmup_steps": geometric(500, 1000, 2000, 4000, low=1),
-    "decay_frac": choices(0.2, 0.4, 0.6, 0.8, 1.0),
-}
+from optbench.space import Configuration, SearchSpace, did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,19 +182,16 @@ class StudyConfig:
         seed: int,
         fingerprint: str,
     ) -> RunConfig:
-        """The complete run of a candidate: the only place where axes become settings of a run."""
+        """The complete run of a candidate."""
         settings = self.optimizers[optimizer].run if optimizer in self.optimizers else self.run
-        shared = {name: getattr(settings, name) for name in RUN_AXES}
-        own: dict[str, Value] = {}
-        for name, value in configuration.items():
-            (shared if name in RUN_AXES else own)[name] = value
+        named = {name: value for name, value in configuration.items() if name in RUN_AXES}
+        own = {name: value for name, value in configuration.items() if name not in RUN_AXES}
+        shared = overlaid({name: getattr(settings, name) for name in RUN_AXES}, named)
         batch_size = int(shared["batch_size"])
         num_steps = cell.num_tokens // (batch_size * cell.model.seq_len)
-        warmup_steps = int(shared["warmup_steps"]) or round(shared["warmup_frac"] * num_steps)
-        # Rounding both shares may take one step too many; a warm-up that is too long by itself is
-        # left as it is, and refused as such.
-        room = max(0, num_steps - warmup_steps)
-        decay_steps = min(round(shared["decay_frac"] * num_steps), room)
+        # A warm-up that is too long by itself is left as it is, and refused as such.
+        warmup_steps = warmup_steps_of(shared, num_steps)
+        decay_steps = decay_steps_of(shared, num_steps, warmup_steps)
         return RunConfig(
             model=cell.model,
             data=DataConfig(corpus=self.corpus, fingerprint=fingerprint),

@@ -21,10 +21,10 @@ from optbench.execution_settings import ExecutionSettings, read_execution
 from optbench.identifying_text import CHANGEABLE, identifying_text
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
+from optbench.run_axes import RUN_AXES
 from optbench.sinks.settings import SinkSettings, read_sinks
 from optbench.space import Axis, SearchSpace, Value, choices, did_you_mean
 from optbench.study_config import (
-    RUN_AXES,
     OptimizerStudy,
     Phases,
     Protocol,

@@ -20,15 +20,20 @@ from optbench.analysis.noise import MeanLoss, SeedNoise, mean_loss, pooled_noise
 from optbench.analysis.paper_noise import DEFAULT_SIGMA, checked_sigma
 from optbench.analysis.plain_data import plain_data
 from optbench.analysis.published_study import known_noise
-from optbench.analysis.recommendation import RUN_SETTINGS
 from optbench.analysis.recommendation_differences import BATCH_TOKENS, WARMUP_SHARE
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
 from optbench.analysis.sensitivity import tidy
-from optbench.analysis.tuned_cells import run_settings
 from optbench.analysis.units import format_count
 from optbench.config import UserError
 from optbench.ladder import PAPER_SIZES
 from optbench.published import PublishedCell, PublishedResults
+from optbench.run_axes import (
+    RUN_AXES,
+    axis_values,
+    decay_steps_of,
+    share_of,
+    warmup_steps_of,
+)
 from optbench.space import Configuration, Value
 from optbench.store import RunRecord, RunStore
 
@@ -228,7 +233,7 @@ def _half_width(own: MeanLoss, published: PublishedCell | None, noise: SeedNoise
 
 def _own_settings(one: Confirmed, records: Mapping[str, RunRecord]) -> Configuration:
     config = records[one.seeds[0].run_id].run_config
-    run = run_settings(config, {})
+    run = axis_values(config)
     return _with_settings(
         one.configuration,
         batch_tokens=config.tokens_per_step,
@@ -241,14 +246,14 @@ def _own_settings(one: Confirmed, records: Mapping[str, RunRecord]) -> Configura
 def _published_settings(published: PublishedCell) -> Configuration:
     """Where the source names no decay, the rate falls in all steps after the warm-up."""
     named = published.configuration
-    batch_tokens = _number(named["batch_size"]) * published.cell.model.seq_len
-    warmup = _number(named["warmup_steps"]) / (published.cell.num_tokens // batch_tokens)
-    decay = min(_number(named.get("decay_frac", 1.0)), 1 - warmup)
+    batch_tokens = round(_number(named["batch_size"]) * published.cell.model.seq_len)
+    num_steps = published.cell.num_tokens // batch_tokens
+    warmup = warmup_steps_of(named, num_steps)
     return _with_settings(
         named,
-        batch_tokens=round(batch_tokens),
-        warmup=round(warmup, 4),
-        decay=round(decay, 4),
+        batch_tokens=batch_tokens,
+        warmup=share_of(warmup, num_steps),
+        decay=share_of(decay_steps_of(named, num_steps, warmup), num_steps),
         clip=named["clip_norm"],
     )
 
@@ -257,7 +262,7 @@ def _with_settings(
     named: Configuration, *, batch_tokens: int, warmup: Value, decay: Value, clip: Value
 ) -> Configuration:
     return {
-        **{name: value for name, value in named.items() if name not in RUN_SETTINGS},
+        **{name: value for name, value in named.items() if name not in RUN_AXES},
         BATCH_TOKENS: batch_tokens,
         WARMUP_SHARE: warmup,
         DECAY_SHARE: decay,

@@ -19,6 +19,7 @@ from optbench.analysis.tuned_cells import TunedCell
 from optbench.analysis.units import format_count
 from optbench.config import ClipScope
 from optbench.ladder import TOKENS_PER_PARAM
+from optbench.run_axes import RUN_AXES, decay_steps_of, warmup_steps_of
 from optbench.schedule import DecayShape
 from optbench.space import Value, did_you_mean
 
@@ -28,7 +29,6 @@ MAX_SIZE_FACTOR = 6.0
 MAX_RATIO_FACTOR = 4.0  # in ln r half of the published range
 _ROUNDED = 1.005  # limits are told in three digits; what is told is allowed
 MAX_WARMUP_SHARE = 0.8  # the longest that won anywhere: 4000 of 5120 steps
-RUN_SETTINGS = ("batch_size", "clip_norm", "warmup_steps", "warmup_frac", "decay_frac")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +148,7 @@ class OptimizerRecommendation:
     @property
     def settings(self) -> dict[str, Value]:
         """What the optimizer's constructor takes."""
-        return {h.axis: h.value for h in self.hyperparameters if h.axis not in RUN_SETTINGS}
+        return {h.axis: h.value for h in self.hyperparameters if h.axis not in RUN_AXES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,10 +329,8 @@ def _plan(
             f"{format_count(place.tokens)} tokens are less than one batch of {batch_size} "
             f"sequences of {source.seq_len} tokens."
         )
-    share = float(values.get("warmup_frac", 0.0))
-    wanted = int(values["warmup_steps"]) if "warmup_steps" in values else round(share * steps)
+    wanted = warmup_steps_of(values, steps)
     warmup = min(wanted, int(MAX_WARMUP_SHARE * steps))
-    decay = min(round(float(values.get("decay_frac", 1.0)) * steps), steps - warmup)
     remarks = ()
     if warmup < wanted:
         remarks = (
@@ -344,7 +342,7 @@ def _plan(
         seq_len=source.seq_len,
         num_steps=steps,
         warmup_steps=warmup,
-        decay_steps=decay,
+        decay_steps=decay_steps_of(values, steps, warmup),
         decay_shape=source.decay_shapes.get(name, "linear"),
         clip_norm=float(values.get("clip_norm", 0.0)),
         clip_scope=source.clip_scopes.get(name, "all"),

@@ -16,8 +16,9 @@ from optbench.analysis.journal import Journal
 from optbench.analysis.journal_entries import TuningEntry
 from optbench.analysis.over_scale import searched_axes, tunings_of
 from optbench.analysis.sensitivity import evaluations_of, near_best
-from optbench.config import ClipScope, RunConfig
+from optbench.config import ClipScope
 from optbench.published import PublishedCell, PublishedResults
+from optbench.run_axes import axis_values
 from optbench.space import Configuration, Value
 from optbench.store import RunRecord
 
@@ -207,17 +208,7 @@ def _held(tuning: TuningEntry, records: Mapping[str, RunRecord]) -> Configuratio
     wanted = next((e.run_id for e in won if e.run_id in records), None)
     if wanted is None:
         return {}
-    config = records[wanted].run_config
-    return {**config.optimizer.hyperparameters, **run_settings(config, tuning.incumbent)}
-
-
-def run_settings(config: RunConfig, named: Configuration) -> Configuration:
-    """Batch, clipping and schedule of a run; the warm-up as a share unless ``named`` counts it."""
-    steps = config.num_steps
-    warmup = {"warmup_frac": round(config.schedule.warmup_steps / steps, 4)}
-    return {
-        "batch_size": config.batch_size,
-        "clip_norm": config.clip_norm,
-        **({} if "warmup_steps" in named else warmup),
-        "decay_frac": round(config.schedule.decay_steps / steps, 4),
-    }
+    values = axis_values(records[wanted].run_config)
+    # One of the two names of the warm-up: the share, unless the search counted steps.
+    del values["warmup_frac" if "warmup_steps" in tuning.incumbent else "warmup_steps"]
+    return values

@@ -12,6 +12,7 @@ from optbench.analysis.recommendation_differences import compare
 from optbench.analysis.recommendation_place import RecommendationError
 from optbench.analysis.units import format_count
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
+from optbench.run_axes import share_of
 from optbench.space import Value
 
 _WIDTH = 100
@@ -72,8 +73,8 @@ def _toml_table(one: OptimizerRecommendation) -> str:
         "clip_scope": plan.clip_scope,
         "warmup_steps": plan.warmup_steps,
         # Without this, a warm-up of 0 steps would be the study's share of the steps.
-        "warmup_frac": round(plan.warmup_share, 6),
-        "decay_frac": round(plan.decay_steps / plan.num_steps, 6),
+        "warmup_frac": share_of(plan.warmup_steps, plan.num_steps),
+        "decay_frac": share_of(plan.decay_steps, plan.num_steps),
         "decay_shape": plan.decay_shape,
     }
     notes = [

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optbench.analysis.hyperparameter_transfer import Transferred
-from optbench.analysis.recommendation import RUN_SETTINGS, OptimizerRecommendation, Recommendation
+from optbench.analysis.recommendation import OptimizerRecommendation, Recommendation
 from optbench.analysis.recommendation_differences import OptimizerDifference, compare
 from optbench.analysis.recommendation_place import Reach
 from optbench.analysis.speedup_transfer import Interval
@@ -147,7 +147,7 @@ def _from(found: Transferred) -> str:
 
 
 def _batch_range(one: OptimizerRecommendation) -> str:
-    batch = next((h for h in one.hyperparameters if h.axis == RUN_SETTINGS[0]), None)
+    batch = next((h for h in one.hyperparameters if h.axis == "batch_size"), None)
     if batch is None or batch.low is None or batch.high is None:
         return ""
     ends = [format_count(float(end) * one.plan.seq_len) for end in (batch.low, batch.high)]

@@ -156,8 +156,8 @@ def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
     from optbench.analysis.journal import read_journal
     from optbench.optimizers import OPTIMIZERS
     from optbench.report.explain_text import print_explanation
+    from optbench.run_axes import RUN_AXES
     from optbench.store import RunStore
-    from optbench.study_config import RUN_AXES
 
     own = OPTIMIZERS[optimizer].space if optimizer in OPTIMIZERS else {}
     known, axes = RunStore.read(store), {**RUN_AXES, **own}
