@@ -262,7 +262,11 @@ def ours_compiled(method: str, model: Llama) -> list[tuple[str, Build]]:
         return [optimizer]
 
     (plain,) = ours(method, model)(copy_params(model))
-    has_kernel = any(plain.rule_of(group).kernel(group) for group in plain.param_groups)
+    has_kernel = any(
+        plain.rule_of(group, param.shape).kernel(group)
+        for group in plain.param_groups
+        for param in group["params"]
+    )
     return [(COMPILED, build)] if has_kernel else []
 
 

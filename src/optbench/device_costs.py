@@ -61,7 +61,7 @@ def run_cost(config: RunConfig, device: Device, mfu: float) -> RunCost:
     num_steps = config.num_steps
     work = sum(
         (
-            optimizer.rule_of(group).update_work(shape, group, num_steps) * count
+            optimizer.rule_of(group, shape).update_work(shape, group, num_steps) * count
             for group, shape, count in parameters
         ),
         Work(),

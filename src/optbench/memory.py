@@ -155,7 +155,7 @@ def state_bytes(optimizer: BaseOptimizer) -> int:
 def state_bytes_of(optimizer: BaseOptimizer, group: Group, shape: tuple[int, ...]) -> int:
     """Bytes of the state of one parameter."""
     like = torch.empty((1, *shape), device="meta")
-    state = optimizer.rule_of(group).init_state(like, group)
+    state = optimizer.rule_of(group, shape).init_state(like, group)
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 

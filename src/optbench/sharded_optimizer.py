@@ -136,10 +136,9 @@ def _loads(optimizer: torch.optim.Optimizer, params: Iterable[Tensor]) -> list[L
     loads = {id(param): Load(float(param.numel())) for param in params}
     if isinstance(optimizer, BaseOptimizer):
         for group in optimizer.param_groups:
-            rule = optimizer.rule_of(group)
             for param in group["params"]:
                 shape = tuple(param.shape)
-                work = rule.update_work(shape, group, WORK_STEPS)
+                work = optimizer.rule_of(group, shape).update_work(shape, group, WORK_STEPS)
                 loads[id(param)] = Load(
                     state=float(state_bytes_of(optimizer, group, shape)),
                     work=work.bf16_flops + work.fp32_flops + work.factor_flops,

@@ -177,8 +177,8 @@ def test_a_zero_gradient_only_decays(build: Build):
     start = clones(params)
     walk(optimizer, params, 4, scale=0.0)
     for group in optimizer.param_groups:
-        factor = 1 - optimizer.lr_of(group) * 0.5
         for param in group["params"]:
+            factor = 1 - optimizer.lr_of(group, param.shape) * 0.5
             expected = next(s for s, p in zip(start, params, strict=True) if p is param)
             for _ in range(4):
                 expected = expected * factor
@@ -522,7 +522,7 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was(build: Build):
 def test_every_role_has_a_rule(build: Build):
     for role in Role:
         optimizer = build([{"params": parameters(((4, 4),)), "role": role.value}])
-        rule = optimizer.rule_of(optimizer.param_groups[0])
+        rule = optimizer.rule_of(optimizer.param_groups[0], (4, 4))
         assert rule is (build if role in build.roles else build.auxiliary)
 
 

@@ -134,7 +134,10 @@ def test_a_gain_is_stepped_as_a_matrix_of_one_column_without_the_error_of_newton
 def test_roles_of_a_model_select_the_norms():
     model = nn.Sequential(nn.Embedding(11, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 11))
     optimizer = Scion(parameter_groups(model))
-    rules = {group["role"]: optimizer.rule_of(group).__name__ for group in optimizer.param_groups}
+    rules = {
+        group["role"]: optimizer.rule_of(group, group["params"][0].shape).__name__
+        for group in optimizer.param_groups
+    }
     assert rules == {
         Role.MATRIX: "Scion",
         Role.EMBEDDING: "SignScion",

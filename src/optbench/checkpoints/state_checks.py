@@ -208,7 +208,7 @@ def _own_specs(
     """The state tensors of a parameter, from what the method itself says."""
     dtype = torch.promote_types(group["params"][0].dtype, torch.float32)
     like = torch.empty((1, *shape), dtype=dtype, device="meta")
-    for name, tensor in optimizer.rule_of(group).init_state(like, group).items():
+    for name, tensor in optimizer.rule_of(group, shape).init_state(like, group).items():
         yield name, TensorSpec(tensor.dtype, tuple(tensor.shape[1:]))
 
 

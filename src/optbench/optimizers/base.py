@@ -30,7 +30,7 @@ from optbench.optimizers.buckets import (
 )
 from optbench.optimizers.compiled import Kernel, compile_forms, compiled_step
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
-from optbench.optimizers.loading import AsSaved, protect
+from optbench.optimizers.loading import AsSaved, check_split_groups, protect
 from optbench.optimizers.parameter_checks import check_param, tensor_of
 from optbench.optimizers.work import CountedWork
 from optbench.space import SearchSpace, Value, did_you_mean
@@ -53,8 +53,9 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
 
     A group may carry a ``role`` (see :class:`optbench.config.Role` and
     :func:`optbench.optimizers.parameter_groups`). Roles outside :attr:`roles` are stepped by
-    :attr:`auxiliary` at learning rate ``aux_lr_ratio · lr``. Without roles, a method that has an
-    auxiliary takes the 2-D parameters itself and leaves the others to it.
+    :attr:`auxiliary` at learning rate ``aux_lr_ratio · lr``. In a group without a role, a method
+    that has an auxiliary takes the matrices itself and leaves the other parameters to it; the group
+    stays one group.
 
     State is float32 (float64 for float64 parameters) whatever the parameters' dtype, also after
     ``load_state_dict``. ``state[p]["step"]`` counts the updates of p. A NaN or infinity in a
@@ -168,20 +169,23 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
 
     # Parameter groups -------------------------------------------------------------------------
 
-    def rule_of(self, group: Group) -> type[BaseOptimizer]:
-        """The method that steps a group: this one, or its auxiliary."""
-        role = group["role"]
-        if role is None or role in self.roles or self.auxiliary is None:
+    def rule_of(self, group: Group, shape: Sequence[int]) -> type[BaseOptimizer]:
+        """The method that steps a parameter of a group: this one, or its auxiliary."""
+        if self.auxiliary is None:
             return type(self)
-        return self.auxiliary
+        role = group["role"]
+        own = len(shape) == 2 if role is None else role in self.roles
+        return type(self) if own else self.auxiliary
 
-    def lr_of(self, group: Group) -> float:
-        """The learning rate of a group's step: ``lr``, times ``aux_lr_ratio`` if auxiliary."""
-        ratio = 1.0 if self.rule_of(group) is type(self) else group["aux_lr_ratio"]
-        return float(group["lr"]) * ratio
+    def lr_of(self, group: Group, shape: Sequence[int]) -> float:
+        """The learning rate of a parameter: ``lr``, times ``aux_lr_ratio`` if auxiliary."""
+        return self._lr(group, self.rule_of(group, shape))
+
+    def _lr(self, group: Group, rule: type[BaseOptimizer]) -> float:
+        return float(group["lr"]) * (1.0 if rule is type(self) else group["aux_lr_ratio"])
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group; one without a role becomes two where only matrices are the method's own.
+        """Add a group.
 
         Raises:
             ValueError: as for the constructor.
@@ -190,23 +194,9 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         group: Group = {"role": None, **param_group}
         if not isinstance(group["params"], Tensor | set):  # torch says why it refuses sets
             group["params"] = list(group["params"])
-        parts = self._routed(group)
-        for part in parts:
-            self._check_group(part)
-        for part in parts:
-            super().add_param_group(part)
+        self._check_group(group)
+        super().add_param_group(group)
         self._plan = None
-
-    def _routed(self, group: Group) -> list[Group]:
-        if self.auxiliary is None or group["role"] is not None:
-            return [group]
-        params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
-        is_matrix = [tensor_of(p).ndim == 2 for p in params]
-        matrices = [p for p, own in zip(params, is_matrix, strict=True) if own]
-        others = [p for p, own in zip(params, is_matrix, strict=True) if not own]
-        own = {**group, "params": matrices, "role": Role.MATRIX.value}
-        rest = {**group, "params": others, "role": Role.NORM.value}
-        return [part for part in (own, rest) if part["params"]] or [own]
 
     def _check_group(self, group: Group) -> None:
         for name in group:
@@ -242,8 +232,12 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
                 loss = closure()
         buckets = self._buckets()
         groups = self.prepare_step(buckets)
-        rates = [self._rate(group) for group in self.param_groups]
         for bucket in buckets:
+            rule = self._rule_of(bucket)
+            rates = [
+                Rate(self._lr(group, rule), float(group["weight_decay"]))
+                for group in self.param_groups
+            ]
             bucket.advance(groups, rates, self._compiled_step(bucket, bucket.group_of(groups)))
         return loss
 
@@ -265,18 +259,25 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             RuntimeError: there is no C++ compiler that works; nothing has been changed.
         """
         for group in self.param_groups:
-            rule, params = self.rule_of(group), [p for p in group["params"] if _can_compile(p)]
-            kernel = rule.kernel(group)
-            if kernel is not None:
-                compile_forms(kernel, rule.init_state, group, params)
+            by_rule: dict[type[BaseOptimizer], list[Tensor]] = {}
+            for param in filter(_can_compile, group["params"]):
+                by_rule.setdefault(self.rule_of(group, param.shape), []).append(param)
+            for rule, params in by_rule.items():
+                kernel = rule.kernel(group)
+                if kernel is not None:
+                    compile_forms(kernel, rule.init_state, group, params)
         self.compiled = True
 
     def _compiled_step(self, bucket: Bucket, group: Group) -> FusedStep | None:
         can = all(_can_compile(member.param) for member in bucket.members)
         if not self.compiled or not can or torch.compiler.is_compiling():
             return None
-        kernel = self.rule_of(group).kernel(group)
+        kernel = self._rule_of(bucket).kernel(group)
         return None if kernel is None else compiled_step(kernel)
+
+    def _rule_of(self, bucket: Bucket) -> type[BaseOptimizer]:
+        first = bucket.members[0]
+        return self.rule_of(self.param_groups[first.group_index], first.param.shape)
 
     def prepare_step(self, buckets: Sequence[Bucket]) -> Sequence[Group]:
         """The groups as `update` sees them in the coming step, one for each of ``param_groups``.
@@ -287,10 +288,6 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         called.
         """
         return self.param_groups
-
-    def _rate(self, group: Group) -> Rate:
-        lr = self.lr_of(group)
-        return Rate(lr, float(group["weight_decay"]))
 
     def _buckets(self) -> list[Bucket]:
         """The buckets of the parameters that have gradients now, made anew only if need be."""
@@ -324,42 +321,39 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         return active, pointers
 
     def _partition(self) -> list[int]:
-        """For each group the first group with the same rule and the same arguments of `update`."""
+        """For each group the first group with the same arguments of `update`."""
         names = [name for name in self.defaults if name not in NOT_FOR_UPDATE]
-        keys = [
-            (self.rule_of(group), *[group[name] for name in names]) for group in self.param_groups
-        ]
+        keys = [tuple(group[name] for name in names) for group in self.param_groups]
         return [keys.index(key) for key in keys]
 
     def _new_buckets(self, active: list[tuple[int, Tensor]], partition: list[int]) -> list[Bucket]:
         cohorts: dict[tuple[Any, ...], list[Member]] = {}
         for group_index, param in active:
+            rule = self.rule_of(self.param_groups[group_index], param.shape)
             entry = self.state[param]
             step = int(entry.get("step", 0))
-            flat = self._is_flat(group_index, param)
             where = (
                 ("flat", partition[group_index])
-                if flat
+                if self._is_flat(rule, param)
                 else ("stacked", group_index, param.shape, None if self.batched else id(param))
             )
-            key = (param.dtype, param.device, step, *where)
+            key = (rule, param.dtype, param.device, step, *where)
             cohorts.setdefault(key, []).append(Member(param, group_index, entry))
         self._release_idle(active)
-        return [self._new_bucket(members) for members in cohorts.values()]
+        return [self._new_bucket(key[0], members) for key, members in cohorts.items()]
 
-    def _is_flat(self, group_index: int, param: Tensor) -> bool:
-        rule = self.rule_of(self.param_groups[group_index])
+    def _is_flat(self, rule: type[BaseOptimizer], param: Tensor) -> bool:
         return self.batched and rule.elementwise and param.is_contiguous()
 
-    def _new_bucket(self, members: list[Member]) -> Bucket:
+    def _new_bucket(self, rule: type[BaseOptimizer], members: list[Member]) -> Bucket:
         first = members[0]
         group = self.param_groups[first.group_index]
-        kind = FlatBucket if self._is_flat(first.group_index, first.param) else StackedBucket
+        kind = FlatBucket if self._is_flat(rule, first.param) else StackedBucket
         if kind is FlatBucket:
             # Large tensors first within a group, so that pieces of them start at round offsets.
             members = sorted(members, key=lambda m: (m.group_index, -m.param.numel()))
         step = int(first.entry.get("step", 0))
-        return kind(self.rule_of(group), members, step, group)
+        return kind(rule, members, step, group)
 
     def _release_idle(self, active: list[tuple[int, Tensor]]) -> None:
         """Give parameters that now lack a gradient their own state, lest views pin old buffers."""
@@ -379,6 +373,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             KeyError: a group lacks a hyperparameter of this method.
             ValueError: other groups, or groups of other sizes.
         """
+        check_split_groups(self.param_groups, state_dict["param_groups"])
         handle = self.register_load_state_dict_pre_hook(protect)
         try:
             super().load_state_dict(state_dict)

@@ -164,24 +164,34 @@ def _find_head(module: nn.Module, vocabularies: set[int]) -> nn.Linear | None:
 
 
 def describe_groups(optimizer: Optimizer) -> str:
-    """A table of the groups: role, rule, tensors, elements, learning rate and weight decay."""
+    """A table of the groups: role, rule, tensors, elements, learning rate and weight decay.
+
+    A group of which several rules step a part has a line for each.
+    """
     rows = [("role", "rule", "tensors", "elements", "lr", "weight_decay")]
-    rows += [_row(optimizer, group) for group in optimizer.param_groups]
+    rows += [row for group in optimizer.param_groups for row in _rows(optimizer, group)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(optimizer: Optimizer, group: dict[str, Any]) -> tuple[str, ...]:
+def _rows(optimizer: Optimizer, group: dict[str, Any]) -> list[tuple[str, ...]]:
     own = isinstance(optimizer, BaseOptimizer)
-    rule = optimizer.rule_of(group) if own else type(optimizer)
-    lr = optimizer.lr_of(group) if own else float(group["lr"])
-    params: list[Tensor] = group["params"]
-    return (
-        str(group.get("role") or "-"),
-        rule.__name__,
-        str(len(params)),
-        f"{sum(p.numel() for p in params):,}",
-        f"{lr:g}",
-        f"{group.get('weight_decay', 0.0):g}",
-    )
+    parts: dict[tuple[str, float], list[Tensor]] = {}
+    for param in group["params"]:
+        rule = optimizer.rule_of(group, param.shape) if own else type(optimizer)
+        lr = optimizer.lr_of(group, param.shape) if own else float(group["lr"])
+        parts.setdefault((rule.__name__, lr), []).append(param)
+    if not parts:
+        parts[type(optimizer).__name__, float(group["lr"])] = []
+    return [
+        (
+            str(group.get("role") or "-"),
+            rule,
+            str(len(params)),
+            f"{sum(p.numel() for p in params):,}",
+            f"{lr:g}",
+            f"{group.get('weight_decay', 0.0):g}",
+        )
+        for (rule, lr), params in parts.items()
+    ]

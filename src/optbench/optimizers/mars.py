@@ -159,9 +159,9 @@ class Mars(BaseOptimizer):
             },
         )
 
-    def rule_of(self, group: Group) -> type[BaseOptimizer]:
+    def rule_of(self, group: Group, shape: Sequence[int]) -> type[BaseOptimizer]:
         """AdamW for what is no matrix, unless the group says `optimize_1d`."""
-        return type(self) if group["optimize_1d"] else super().rule_of(group)
+        return type(self) if group["optimize_1d"] else super().rule_of(group, shape)
 
     def prepare_step(self, buckets: Sequence[Bucket]) -> Sequence[Group]:
         """Groups that also hold the factor of the common clip, where one asks for it."""

@@ -69,7 +69,7 @@ class SignScion(BaseOptimizer):
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:
         """ρ·d(M) by the role of the group, for a stack (B, *shape)."""
         momentum = state["momentum_buffer"].lerp_(grad, 1 - group["beta1"])
-        if group["role"] == Role.NORM:
+        if group["role"] in (None, Role.NORM):  # of a group without a role, what is no matrix
             if group["norm_rule"] == "rms":
                 root = tensor_means(momentum.square()).sqrt_().add_(RMS_EPS)
                 return momentum * (group["radius_hidden"] / root)
