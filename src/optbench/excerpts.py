@@ -17,3 +17,8 @@ def excerpt(value: object, most: int = MOST_CHARACTERS) -> str:
     kept = f"{shown[: most - most // 4]}…{shown[-(most // 4) :]}"
     whole = value if isinstance(value, str | bytes) else shown
     return f"{kept} ({len(whole):,} {'bytes' if isinstance(value, bytes) else 'characters'})"
+
+
+def shortened(name: str, most: int = MOST_CHARACTERS) -> str:
+    """A name as it is, or the beginning of a long one."""
+    return name if len(name) <= most else f"{name[:most]}…"

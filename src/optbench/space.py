@@ -14,8 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
+from optbench.excerpts import shortened
+
 Value: TypeAlias = float | int | bool | str
 Configuration: TypeAlias = Mapping[str, Value]
+_MOST_CHOICES = 100
 Growth: TypeAlias = Literal["geometric", "complement", "fixed"]
 
 
@@ -149,8 +152,12 @@ class SearchSpace(Mapping[str, Axis]):
 
 
 def did_you_mean(name: str, known: Iterable[str], *, what: str) -> str:
-    """The sentence for an unknown name: what was given, the nearest choice, and all choices."""
-    known = list(known)
+    """The sentence for an unknown name: what was given, the nearest choice, and all choices.
+
+    Names come from files, whose keys can be whole documents and thousands: neither is printed.
+    """
+    name, known = shortened(name), [shortened(one) for one in known]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    return f"Unknown {what} '{name}'.{guess} Available: {', '.join(known)}."
+    more = f" and {len(known) - _MOST_CHOICES} more" if len(known) > _MOST_CHOICES else ""
+    return f"Unknown {what} '{name}'.{guess} Available: {', '.join(known[:_MOST_CHOICES])}{more}."

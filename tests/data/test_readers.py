@@ -116,8 +116,8 @@ def test_a_file_that_changed_its_size_since_it_was_listed_is_refused(tmp_path: P
 def test_a_text_file_without_separator_is_one_document(tmp_path: Path) -> None:
     path = write(tmp_path / "note.md", "Ein Wörterbuch.\n\nÄ".encode())
     assert read(path) == ["Ein Wörterbuch.\n\nÄ"]
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"note\.md is not UTF-8"):
+    path.write_bytes("Ein Wörterbuch.".encode("latin-1"))
+    with pytest.raises(DataError, match=r"note\.md is not UTF-8: byte 0xf6 at position 5"):
         read(path)
 
 
@@ -223,7 +223,10 @@ def test_damaged_pages_of_a_parquet_file_are_damage_and_not_a_mystery(tmp_path: 
         (b'{"text": "a"}\n{"txt": "b"}', r"^Line 2 \(document 2\) of .* has no field 'text', wh"),
         (b'{"text": "a"}\n5', r"^Line 2 \(document 2\) of .* is no object with the field 'text'"),
         (b'[{"text": "a"}]', r"one object per line\. Convert it: jq -c '\.\[\]' a\.json"),
-        ('{"text": "ä"}'.encode("latin-1"), r"is not UTF-8 .* iconv -f latin1 -t utf-8"),
+        (
+            '{"text": "ä"}'.encode("latin-1"),
+            r"is not UTF-8: byte 0xe4 at .* -f latin1",
+        ),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named_with_the_remedy(
@@ -237,3 +240,57 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     with pytest.raises(DataError, match=r"names the folder .*web as a file.* pattern: .*web/\*"):
         the_part(tmp_path / "web")
+
+
+def test_a_document_that_cannot_be_used_is_not_printed_whole(tmp_path: Path) -> None:
+    long = "word " * 200_000
+    for record in ({"text": [long]}, {long: "a"}, dict.fromkeys(map(str, range(5000))), [long]):
+        path = write(tmp_path / "a.jsonl", json.dumps(record).encode())
+        with pytest.raises(DataError) as error:
+            read(path)
+        assert len(str(error.value)) < 1000
+    path = write(tmp_path / "b.jsonl", (long + "\xe9").encode("latin-1"))
+    with pytest.raises(DataError, match="is not UTF-8") as error:
+        read(path)
+    assert len(str(error.value)) < 500
+
+
+def test_a_field_that_stands_twice_in_a_record_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b'{"text": "a", "b": {"text": "no"}}\n{"text":1,"text":"b"}')
+    with pytest.raises(DataError, match=r"Line 2 .* has the field 'text' twice in one object"):
+        read(path)
+    path = write(tmp_path / "b.jsonl", rb'{"text": "\"text\"", "b": {"text": "\"text\""}}')
+    assert read(path) == ['"text"']
+
+
+def test_columns_that_are_no_single_text_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    columns = {
+        "binary": pa.array([b"a"]),
+        "list": pa.array([["a"]]),
+        "struct": pa.array([{"text": "a"}]),
+        "int": pa.array([None], pa.int64()),
+    }
+    for kind, column in columns.items():
+        pq.write_table(pa.table({"text": column}), path)
+        with pytest.raises(DataError, match=rf"'text' of .*a\.parquet .* no text, but '{kind}"):
+            read(path)
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"]), path)
+    with pytest.raises(DataError, match=r"has 2 columns 'text', and only one would be read"):
+        read(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(DataError, match=r"a\.parquet is packed \(\.gz\), but Parquet files are"):
+        read(path)
+
+
+def test_columns_of_any_kind_of_text_are_read(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    plain = pa.array(["a", None, "\x00\u2028"])
+    for column in (plain, plain.cast(pa.large_string()), plain.dictionary_encode()):
+        pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+        assert read(tmp_path / "a.parquet") == ["a", "", "\x00\u2028"]

@@ -22,6 +22,7 @@ import numpy as np
 from optbench.data.corpus import DataError
 from optbench.data.mixture_recipe import FORMATS, Format, HubDataset, TextSource
 from optbench.data.retries import Patience, describe, http_status, is_transient
+from optbench.data.unpacking import PACKED_ENDINGS, file_name
 from optbench.space import did_you_mean
 
 _ENDINGS: dict[str, Format] = {
@@ -33,7 +34,7 @@ _ENDINGS: dict[str, Format] = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
-_PACKED = (".gz", ".zst")
+
 _MAGIC = "*?["
 # By what stores call them, the surest first.
 _STAMPS = (
@@ -271,14 +272,15 @@ def _labels(urls: Sequence[str]) -> dict[str, str]:
 
 
 def _format_of(url: str, source: str) -> Format:
-    name = url.split("?", 1)[0]
-    for packed in _PACKED:
+    name = file_name(url).lower()
+    for packed in PACKED_ENDINGS:
         name = name.removesuffix(packed)
-    ending = os.path.splitext(name)[1].lower()
+    ending = os.path.splitext(name)[1]
     if ending not in _ENDINGS:
         raise DataError(
             f"The source '{source}' does not say the format of {url}, and its ending does not "
-            f"either. Set `format` to one of {', '.join(FORMATS)}."
+            f"either. Set `format` to one of {', '.join(FORMATS)}; text and JSON lines may be "
+            f"packed as {', '.join(PACKED_ENDINGS)}."
         )
     return _ENDINGS[ending]
 

@@ -2,16 +2,15 @@
 
 A file that is not whole is refused by its name: a packed file without its end, a last line that is
 no JSON, a Parquet file without its footer, a size other than the one listed before. A connection
-that ends before the listed size is an error that is tried again.
+that ends before the listed size is an error that is tried again. Lines end at a line feed alone:
+the other characters that Unicode calls line ends are text.
 """
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
@@ -22,12 +21,12 @@ from optbench.data.corpus import DataError
 from optbench.data.mixture_recipe import Format, TextSource
 from optbench.data.parts import Part, local_stamp
 from optbench.data.retries import is_transient
+from optbench.data.unpacking import DamagedError, file_name, packing_of, utf8_chunks
+from optbench.excerpts import excerpt
 from optbench.space import did_you_mean
+from optbench.text_files import not_decoded
 
-CHUNK_BYTES = 1 << 20
 PARQUET_ROWS = 256
-# Frames of large archives need more than zstd's default window; this is the format's own limit.
-_ZSTD_WINDOW = 2**31
 
 Documents = Iterator[str]
 T = TypeVar("T")
@@ -50,10 +49,11 @@ def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
     with system.open(path, "rb") as raw:
         try:
             yield from _READERS[part.format](raw, part, source, skip)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except DamagedError as error:
             raise DataError(
                 f"{part.url} is cut off or damaged ({error}). Fetch it again."
             ) from error
+    _check_stamp(part)
 
 
 def _text(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Documents:
@@ -71,18 +71,27 @@ def _jsonl(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Documen
     written = ((number, line) for number, line in lines if line.strip())
     for document, (number, line) in enumerate(_skipped(written, part, skip), start=skip + 1):
         where = f"Line {number} (document {document}) of {part.url}"
-        yield _field(_record(line, where, part), part, source, where)
+        yield _field(_record(line, where, part, source.field), part, source, where)
 
 
-def _record(line: bytes, where: str, part: Part) -> Any:
-    text = _decoded(line, where)
+def _record(line: bytes, where: str, part: Part, field: str) -> Any:
+    # Files that were joined have marks inside.
+    text = _decoded(line, where).removeprefix("\ufeff")
     if text.lstrip().startswith("["):
         raise DataError(
             f"{where} begins an array, but JSON lines hold one object per line. Convert it: "
-            f"jq -c '.[]' {part.url.rsplit('/', 1)[-1]} > converted.jsonl"
+            f"jq -c '.[]' {file_name(part.url)} > converted.jsonl"
         )
+    # The hook makes reading slower by a third, so it is for lines that need it.
+    names = {json.dumps(field), json.dumps(field, ensure_ascii=False)}
+    twice = sum(line.count(name.encode()) for name in names) > 1
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once(field) if twice else None)
+    except _TwiceError:
+        raise DataError(
+            f"{where} has the field '{field}' twice in one object, and only one of both would be "
+            f"read. Mend that line."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{where} is not JSON ({error}). Each line must be one whole object: is the file cut "
@@ -90,13 +99,24 @@ def _record(line: bytes, where: str, part: Part) -> Any:
         ) from None
 
 
+class _TwiceError(Exception):
+    """A key stands twice in an object."""
+
+
+def _once(field: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if sum(key == field for key, _ in pairs) > 1:
+            raise _TwiceError
+        return dict(pairs)
+
+    return checked
+
+
 def _decoded(raw: bytes, where: str) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where} is not UTF-8 ({error}). Convert the file: iconv -f latin1 -t utf-8"
-        ) from None
+        raise DataError(f"{where} {not_decoded(error)}") from None
 
 
 def _parquet(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Documents:
@@ -111,9 +131,8 @@ def _parquet(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Docum
     try:
         file = pq.ParquetFile(raw)
     except pa.ArrowInvalid as error:
-        raise DataError(f"{part.url} is no whole Parquet file ({error}). Fetch it again.") from None
-    if source.field not in file.schema_arrow.names:
-        raise _no_field(part.url, source, file.schema_arrow.names)
+        raise DataError(f"{part.url} {_no_parquet(raw, error)}") from None
+    _check_column(file.schema_arrow, part, source)
     _check_enough(file.metadata.num_rows, part, skip)
     first = 0
     while first < file.num_row_groups and skip >= file.metadata.row_group(first).num_rows:
@@ -125,16 +144,43 @@ def _parquet(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Docum
     values = (value for batch in batches for value in batch.column(0).to_pylist())
     try:
         for value in itertools.islice(values, skip, None):
-            if value is not None and not isinstance(value, str):
-                raise DataError(
-                    f"The column '{source.field}' of {part.url} (source '{source.name}') holds no "
-                    f"text, but {value!r}. Name another `field` in the recipe."
-                )
             yield value or ""
+    except UnicodeDecodeError as error:
+        where = f"A value of the column '{source.field}' of {part.url}"
+        raise DataError(f"{where} {not_decoded(error)}") from None
     except (OSError, pa.ArrowInvalid) as error:
         if not _is_damage(error):
             raise
-        raise EOFError(" ".join(str(error).split())) from error
+        raise DamagedError(" ".join(str(error).split())) from error
+
+
+def _no_parquet(raw: IO[bytes], error: Exception) -> str:
+    raw.seek(0)
+    if packing := packing_of(raw.read(8)):
+        return f"is packed ({packing}), but Parquet files are packed inside. Unpack it."
+    return f"is no whole Parquet file ({error}). Fetch it again, or name its `format`."
+
+
+def _check_column(schema: Any, part: Part, source: TextSource) -> None:
+    """Refuse a column that is not there, is there twice, or holds something else than text."""
+    import pyarrow.types as kinds
+
+    found = schema.get_all_field_indices(source.field)
+    if not found:
+        raise _no_field(part.url, source, schema.names)
+    if len(found) > 1:
+        raise DataError(
+            f"{part.url} has {len(found)} columns '{source.field}', and only one would be read. "
+            f"Rename them, and name one: `field` in the recipe."
+        )
+    kind = schema.field(found[0]).type
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    texts = (kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_null)
+    if not any(is_text(kind) for is_text in texts):
+        raise DataError(
+            f"The column '{source.field}' of {part.url} (source '{source.name}') holds no text, "
+            f"but {excerpt(str(kind))}. Name another `field` in the recipe."
+        )
 
 
 def _is_damage(error: Exception) -> bool:
@@ -157,7 +203,8 @@ def _field(record: Any, part: Part, source: TextSource, where: str) -> str:
     value = record[source.field]
     if value is not None and not isinstance(value, str):
         raise DataError(
-            f"{where} holds no text in '{source.field}' (source '{source.name}'), but {value!r}. "
+            f"{where} holds no text in '{source.field}' (source '{source.name}'), but "
+            f"{excerpt(value)}. "
             f"Mend or remove that line, or name another `field` in the recipe."
         )
     try:
@@ -196,11 +243,11 @@ class _Counted:
 
 
 def _chunks(raw: IO[bytes], part: Part) -> Iterator[bytes]:
-    """Unpacked contents; the end comes only if as many bytes were read as were listed."""
+    """Contents as UTF-8; the end comes only if as many bytes were read as were listed."""
     counted = _Counted(raw)
     try:
-        yield from _unpacked(counted, part.url.split("?", 1)[0])
-    except (EOFError, zlib.error):
+        yield from utf8_chunks(counted, part.url)  # pyright: ignore[reportArgumentType]
+    except DamagedError:
         _check_whole(part, counted.count)
         raise
     _check_whole(part, counted.count)
@@ -212,46 +259,19 @@ def _check_whole(part: Part, count: int) -> None:
     _check_size(part, count)
 
 
-def _unpacked(raw: _Counted, name: str) -> Iterator[bytes]:
-    if name.endswith(".zst"):
-        yield from _unpacked_zstd(raw)
-        return
-    file: Any = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw  # pyright: ignore[reportArgumentType]
-    yield from iter(lambda: file.read(CHUNK_BYTES), b"")
-    if file is not raw and not raw.count:
-        raise EOFError("it is empty")
-
-
-def _unpacked_zstd(raw: _Counted) -> Iterator[bytes]:
-    """Contents of all frames; unlike the library's stream reader, a missing end is an error."""
-    if importlib.util.find_spec("zstandard") is None:
-        raise DataError(
-            "Files that end in .zst are read by the package 'zstandard', which is not installed. "
-            "Install it: pip install 'optbench[data]'"
-        )
-    import zstandard
-
-    unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    frame = unpacker.decompressobj()
-    try:
-        while chunk := raw.read(CHUNK_BYTES):
-            while chunk:
-                frame = unpacker.decompressobj() if frame.eof else frame
-                yield frame.decompress(chunk)
-                chunk = frame.unused_data
-    except zstandard.ZstdError as error:
-        raise EOFError(str(error)) from error
-    if not frame.eof:
-        raise EOFError("the last frame has no end")
-
-
 def _split(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:
-    rest = b""
+    """What lies between separators; linear in the length of the longest piece too."""
+    rest = bytearray()
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(separator)
-        yield from whole
+        # What is held has been searched, but for a separator that begins at its end.
+        searched = max(0, len(rest) - len(separator) + 1)
+        rest += chunk
+        if rest.find(separator, searched) >= 0:
+            *whole, last = bytes(rest).split(separator)
+            yield from whole
+            rest = bytearray(last)
     if rest:
-        yield rest
+        yield bytes(rest)
 
 
 def _skipped(documents: Iterator[T], part: Part, skip: int) -> Iterator[T]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from optbench.data.corpus import DataError
+from optbench.excerpts import shortened
 
 T = TypeVar("T")
+_MOST_OF_MESSAGE = 300
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Client libraries whose own errors about a connection are not built-in ConnectionErrors.
 _CLIENTS = ("aiohttp", "botocore", "http", "httpcore", "httpx", "requests", "urllib3")
@@ -103,7 +105,7 @@ def retry_after(error: BaseException) -> float | None:
 
 def describe(error: BaseException) -> str:
     """The error in one line: its class and the first line of its message."""
-    first = str(error).strip().split("\n", 1)[0]
+    first = shortened(str(error).strip().split("\n", 1)[0], _MOST_OF_MESSAGE)
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
