@@ -131,6 +131,34 @@ def test_an_added_hyperparameter_changes_the_id() -> None:
     )
 
 
+def scion(**hyperparameters: float | str) -> RunConfig:
+    return config_with(optimizer=OptimizerConfig(name="scion", hyperparameters=hyperparameters))
+
+
+def test_a_hyperparameter_that_came_later_means_its_earlier_value_where_it_is_not_given() -> None:
+    old = scion(lr=0.001)
+    assert old.optimizer.hyperparameters == {
+        "embedding_rule": "head",
+        "radius_embedding": 1.0,
+        "lr": 0.001,
+    }
+    assert old.to_dict()["optimizer"]["hyperparameters"] == {"lr": 0.001}
+    said = scion(lr=0.001, embedding_rule="head", radius_embedding=1)
+    assert (said, said.run_id) == (old, old.run_id)
+    assert RunConfig.from_dict(json.loads(old.canonical_json())) == old
+    assert "embedding_rule" not in TINY_CONFIG.optimizer.hyperparameters  # of AdamW
+
+
+@pytest.mark.parametrize("changed", [{"embedding_rule": "sign"}, {"radius_embedding": 2.0}])
+def test_another_value_than_the_earlier_one_is_part_of_the_identity(
+    changed: dict[str, float | str],
+) -> None:
+    other = scion(lr=0.001, **changed)
+    assert other.run_id != scion(lr=0.001).run_id
+    assert other.to_dict()["optimizer"]["hyperparameters"] == {"lr": 0.001, **changed}
+    assert RunConfig.from_dict(json.loads(other.canonical_json())) == other
+
+
 def test_a_number_that_json_does_not_know_is_refused() -> None:
     config = config_with(clip_norm=float("nan"))
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):

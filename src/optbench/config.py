@@ -130,12 +130,41 @@ class DataConfig:
     fingerprint: str = ""  # hash of the manifest; makes the text part of a run's identity
 
 
+# Settings that came after the first records, with the values under which those runs were made. Such
+# a value is left out of the identity, and a configuration that lacks the setting means that value,
+# whatever the default has become since: a recorded run keeps its identity and its meaning.
+EARLIER_SETTINGS: Mapping[str, Value] = MappingProxyType(
+    {"clip_scope": "all", "precision": "float32", "attention_scope": "document"}
+)
+EARLIER_HYPERPARAMETERS: Mapping[str, Mapping[str, Value]] = MappingProxyType(
+    {"scion": MappingProxyType({"embedding_rule": "head", "radius_embedding": 1.0})}
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """An optimizer by name, with every keyword of its constructor."""
+    """An optimizer by name, with every keyword of its constructor.
+
+    Hyperparameters of :data:`EARLIER_HYPERPARAMETERS` that are not given have the value from there.
+    """
 
     name: str
     hyperparameters: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Complete the hyperparameters, so that equal configurations compare equal."""
+        earlier = EARLIER_HYPERPARAMETERS.get(self.name)
+        if earlier is not None:
+            object.__setattr__(self, "hyperparameters", {**earlier, **self.hyperparameters})
+
+    def identifying_hyperparameters(self) -> dict[str, Value]:
+        """Those that are part of a run's identity: without earlier values of later ones."""
+        earlier = EARLIER_HYPERPARAMETERS.get(self.name, {})
+        return {
+            name: value
+            for name, value in self.hyperparameters.items()
+            if name not in earlier or value != earlier[name]
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,14 +263,14 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON.
 
-        Settings that came later than the first published records are left out where they have
-        their default, so that a run keeps its identity.
+        Settings that came later than the first records are left out at their earlier values
+        (:data:`EARLIER_SETTINGS`, :data:`EARLIER_HYPERPARAMETERS`).
         """
         plain = dataclasses.asdict(self)
-        later = {"clip_scope": "all", "precision": "float32", "attention_scope": "document"}
-        for name, default in later.items():
-            if plain[name] == default:
+        for name, earlier in EARLIER_SETTINGS.items():
+            if plain[name] == earlier:
                 del plain[name]
+        plain["optimizer"]["hyperparameters"] = self.optimizer.identifying_hyperparameters()
         return plain
 
     @classmethod

@@ -65,6 +65,8 @@ EARLY: dict[tuple[str, str], dict[str, Any]] = {
     ("Kron", "flat_steps"): {"flat_steps": 0},
     ("Kron", "max_size_triangular"): {"max_size_triangular": 5},
     ("Soap", "max_precond_dim"): {"max_precond_dim": 5},
+    # Ten over the width of ten is the radius of the embedding.
+    ("Scion", "embedding_rule"): {"radius_head": 20.0},
 }
 
 

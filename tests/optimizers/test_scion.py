@@ -11,7 +11,14 @@ from .comparison import ROLES, by_role, largest_error
 from .reference_scion import ReferenceScion
 from .trajectories import SHAPES, distance, parameters, walk
 
-SETTINGS = {"lr": 0.004, "momentum": 0.9, "radius_hidden": 5.0, "radius_head": 30.0}
+SETTINGS = {
+    "lr": 0.004,
+    "momentum": 0.9,
+    "radius_embedding": 0.7,
+    "radius_hidden": 5.0,
+    "radius_head": 30.0,
+}
+WIDTH = SHAPES[ROLES.index("embedding")][1]
 PAPER = {**Scion.paper, "lr": 0.02, "beta1": 0.8, "aux_lr_ratio": 0.3}
 
 
@@ -20,21 +27,19 @@ def grouped(params: list[nn.Parameter]) -> list[dict]:
     return [{"params": [p], "role": role} for p, role in zip(params, ROLES, strict=True)]
 
 
-def reference(params: list[nn.Parameter], **form: object) -> ReferenceScion:
-    starts = [param.detach().numpy() for param in params]
-    width = SHAPES[ROLES.index("embedding")][1]
-    return ReferenceScion(
-        starts,
-        roles=ROLES,
-        lr=SETTINGS["lr"],
-        momentum=SETTINGS["momentum"],
-        radius_matrix=5.0,
-        radius_head=30.0,
-        radius_embedding=30.0 / width,
-        radius_norm=5.0,
-        norm_lmo="rms",
-        **form,
-    )
+def reference(params: list[nn.Parameter], **settings: object) -> ReferenceScion:
+    common = {
+        "roles": ROLES,
+        "lr": SETTINGS["lr"],
+        "momentum": SETTINGS["momentum"],
+        "radius_embedding": 0.7,
+        "radius_matrix": 5.0,
+        "radius_head": 30.0,
+        "radius_norm": 5.0,
+        "norm_lmo": "rms",
+        "eps": 0.0,  # an addend of 1e-7 at the authors, a floor here
+    }
+    return ReferenceScion([param.detach().numpy() for param in params], **(common | settings))
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -43,8 +48,23 @@ def test_trajectory_is_that_of_the_authors(form: str, decay: float, batched: boo
     params = parameters()
     optimizer = Scion(grouped(params), weight_decay=decay, **SETTINGS)
     optimizer.batched = batched
-    # The floor on a norm is an addend of 1e-7 there and a maximum here.
-    assert largest_error(optimizer, reference(params, form=form, eps=0.0), params) < 1e-12
+    assert largest_error(optimizer, reference(params, form=form), params) < 1e-12
+
+
+def test_the_defaults_are_the_authors_recipe_for_two_matrices():
+    """Embedding by its sign at 1, hidden matrices at 3, head by its sign over the width at 10."""
+    params = parameters()
+    recipe = {"radius_embedding": 1.0, "radius_matrix": 3.0, "radius_head": 10.0}
+    other = reference(params, lr=0.008, momentum=0.9, radius_norm=3.0, **recipe)
+    assert largest_error(Scion(grouped(params)), other, params) < 1e-12
+
+
+@pytest.mark.parametrize(("form", "decay"), [("constrained", 1.0), ("unconstrained", 0.0)])
+def test_trajectory_is_that_of_the_authors_for_a_tied_embedding(form: str, decay: float):
+    params = parameters()
+    optimizer = Scion(grouped(params), embedding_rule="head", weight_decay=decay, **SETTINGS)
+    other = reference(params, form=form, radius_embedding=30.0 / WIDTH)
+    assert largest_error(optimizer, other, params) < 1e-12
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -103,7 +123,7 @@ def test_a_group_without_decay_is_unconstrained():
     ]
     walk(Scion(groups, **SETTINGS), ours, 3)
     walk(Scion(theirs[:1], **SETTINGS), theirs[:1], 3)
-    free = [{"params": theirs[1:], "role": "head"}]
+    free = [{"params": theirs[1:], "role": "embedding"}]
     optimizer = Scion(free, weight_decay=0.0, **SETTINGS)
     for step in range(1, 4):
         walk(optimizer, theirs, range(step, step + 1))
@@ -111,11 +131,42 @@ def test_a_group_without_decay_is_unconstrained():
     assert distance(ours[:1], theirs[:1]) == 0
 
 
-def test_an_embedding_is_stepped_as_if_tied_to_the_head():
+@pytest.mark.parametrize("per_input", [True, False])
+def test_by_the_rule_of_the_head_an_embedding_is_stepped_as_if_tied_to_it(per_input: bool):
     head, embedding = parameters(((7, 3),)), parameters(((7, 3),))
+    options = {**SETTINGS, "embedding_rule": "head", "per_input": per_input}
     for params, role in ((head, "head"), (embedding, "embedding")):
-        walk(Scion([{"params": params, "role": role}], **SETTINGS), params, 4)
+        walk(Scion([{"params": params, "role": role}], **options), params, 4)
     assert distance(head, embedding) == 0
+
+
+@pytest.mark.parametrize("per_input", [True, False])
+def test_the_sign_of_an_embedding_is_not_divided_by_its_width(per_input: bool):
+    (embedding,) = parameters(((7, 3),))
+    before = embedding.detach().clone()
+    group = {"params": [embedding], "role": "embedding", "weight_decay": 0.0}
+    walk(Scion([group], **SETTINGS, per_input=per_input), [embedding], 1)
+    moved = (embedding.detach() - before).abs()
+    assert torch.allclose(moved, torch.full_like(moved, 0.004 * 0.7), rtol=1e-12)
+
+
+def test_a_checkpoint_from_before_the_embedding_had_a_rule_means_that_of_the_head():
+    ours, theirs = parameters(), parameters()
+    saved = Scion(by_role(theirs), embedding_rule="head", **SETTINGS)
+    walk(saved, theirs, 2)
+    state = saved.state_dict()
+    for group in state["param_groups"]:
+        del group["embedding_rule"], group["radius_embedding"]
+    resumed = Scion(by_role(ours), **SETTINGS)
+    walk(resumed, ours, 2)
+    with torch.no_grad():
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.copy_(other)
+    resumed.load_state_dict(state)
+    assert {group["embedding_rule"] for group in resumed.param_groups} == {"head"}
+    for optimizer, params in ((saved, theirs), (resumed, ours)):
+        walk(optimizer, params, range(3, 6))
+    assert distance(ours, theirs) == 0
 
 
 def test_a_gain_is_stepped_as_a_matrix_of_one_column_without_the_error_of_newton_schulz():

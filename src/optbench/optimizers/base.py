@@ -73,6 +73,8 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             shared ones.
         paper: the options, by constructor keyword, with which a method is the study's variant of it
             (arXiv 2509.02046) instead of its authors'; empty where the two are the same.
+        earlier: hyperparameters that came after the first records, with the values under which
+            those runs were made (:data:`optbench.config.EARLIER_HYPERPARAMETERS`).
         batched: False steps each parameter by itself, the plain form of the same algorithm.
         compiled: take compiled steps where there are some; set by :meth:`compile`.
         sum_over_owners: adds up, over the processes that step parameters of one model, a tensor
@@ -95,6 +97,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
     fused: ClassVar[FusedStep | None] = None
     bounds: ClassVar[Mapping[str, Constraint]] = SHARED_BOUNDS
     paper: ClassVar[Mapping[str, Value]] = MappingProxyType({})
+    earlier: ClassVar[Mapping[str, Value]] = MappingProxyType({})
     batched: bool = True
     compiled: bool = False
     sum_over_owners: Callable[[Tensor], Tensor] | None = None
@@ -387,6 +390,8 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             KeyError: a group lacks a hyperparameter of this method.
         """
         for group in state["param_groups"]:
+            for name, value in self.earlier.items():
+                group.setdefault(name, value)
             missing = sorted({*self.default_hyperparameters(), "role"} - group.keys())
             if missing:
                 raise KeyError(

@@ -8,7 +8,8 @@ Update, for a parameter W with gradient G:
     W ← (1 − lr·λ)·W − lr·ρ·d(M)
 where −d(M) minimizes ⟨M, ·⟩ over the unit ball of the layer's norm, and ρ is a radius:
     hidden matrix (m, n) = (out, in)    d = √(m/n)·NS(M)     ρ = `radius_hidden`
-    head and embedding (vocabulary, n)  d = sign(M)/n        ρ = `radius_head`
+    embedding (vocabulary, n)           d = sign(M)          ρ = `radius_embedding`
+    head (vocabulary, n)                d = sign(M)/n        ρ = `radius_head`
     norm gains and other vectors        d = M/(rms(M) + ε)   ρ = `radius_hidden`
 with μ = `momentum` for matrices and `beta1` for the rest, λ = `weight_decay`, ε = 1e-8, sign(0) = 0
 and NS the `ns_steps` iterations of :func:`optbench.optimizers.linalg.newton_schulz`. All but the
@@ -18,18 +19,25 @@ matrices are stepped at learning rate `aux_lr_ratio`·lr.
 ball of radius ρ wherever lr ≤ 1 (in 1.2·ρ, by the error of NS). λ = 0 is the unconstrained form.
 Another λ makes the radius ρ/λ. A group's own weight_decay rules it alone: with
 :func:`optbench.optimizers.parameter_groups`, matrices and head are constrained, embedding and gains
-are not. The step is lr·ρ, so lr is about 1/50 of Muon's.
+are not. The step is lr·ρ, so lr is a third of Muon's.
 
 State: momentum_buffer (shape of W) float32 = M.
 Cost: 4 bytes per parameter; ns_steps·(4·r²·c + 2·r³) FLOPs per hidden matrix and step,
 r = min(m, n), c = max(m, n), and about 6 per parameter of the rest.
 
-Departures: the authors tie the embedding to the head; here an embedding of its own has the rule and
-the radius of the head, which is what they do to the shared matrix. Their models have no gains; a
-vector gets the rule they give a bias (BiasRMS), which is the matrix rule for a single column. NS
-runs in bfloat16 on CUDA only, as in :mod:`optbench.optimizers.muon`. The study (`paper`) has
-√max(1, m/n), which is `shrink_wide` = False; no 1/n, which is `per_input` = False; signs for the
-gains, which is `norm_rule` = "sign"; ten iterations; and radii of 1 with an ordinary weight decay.
+The defaults are the authors' recipe for a language model whose embedding and head are two matrices
+(`examples/shallow-nanogpt`): radii 1, 3 and 10, μ = 0.9. For tied weights their recipe is another:
+the shared matrix is stepped as a head, at radii 50 and 3000, and lr is about 1/50 of Muon's.
+`embedding_rule` = "head" steps an embedding of its own by that rule, at `radius_head`.
+
+Departures: the authors constrain embedding and gains like the rest, and start from weights that lie
+on the balls' surface; here the model's own initialization stays. Their language models have no
+gains; a vector gets the rule they give a bias (BiasRMS), which is the matrix rule for a single
+column. NS runs in bfloat16 on CUDA only, and its divisor has a floor, as in
+:mod:`optbench.optimizers.muon`. The study (`paper`) has √max(1, m/n), which is `shrink_wide` =
+False; signs without 1/n for embedding and head, which is `embedding_rule` = "head" with
+`per_input` = False; signs for the gains, which is `norm_rule` = "sign"; ten iterations; and radii
+of 1 with an ordinary weight decay.
 
 Reference code: https://github.com/LIONS-EPFL/scion at f58a393.
 """
@@ -44,7 +52,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from optbench.config import Role
+from optbench.config import EARLIER_HYPERPARAMETERS, Role
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import matrix_shape
 from optbench.optimizers.buckets import Group, State
@@ -74,6 +82,8 @@ class SignScion(BaseOptimizer):
                 root = tensor_means(momentum.square()).sqrt_().add_(RMS_EPS)
                 return momentum * (group["radius_hidden"] / root)
             return _signs(momentum, group["radius_hidden"])
+        if group["role"] == Role.EMBEDDING and group["embedding_rule"] == "sign":
+            return _signs(momentum, group["radius_embedding"])
         _, columns = matrix_shape(grad.shape[1:])
         return _signs(momentum, group["radius_head"] / (columns if group["per_input"] else 1))
 
@@ -93,8 +103,9 @@ class Scion(BaseOptimizer):
             and all else as a vector.
         lr: learning rate, ≥ 0: the part of the way to the ball's surface that a step goes.
         momentum: μ of hidden matrices, in [0, 1).
+        radius_embedding: ρ of the embedding, ≥ 0, unless it is stepped as the head.
         radius_hidden: ρ of hidden matrices and of vectors, ≥ 0.
-        radius_head: ρ of head and embedding, ≥ 0.
+        radius_head: ρ of the head, ≥ 0.
         ns_steps: Newton–Schulz iterations, ≥ 1.
         ns_dtype: what they are computed in: "bfloat16", the "state"'s dtype, or "auto", which is
             the first on CUDA and the second elsewhere.
@@ -102,27 +113,33 @@ class Scion(BaseOptimizer):
         beta1: μ of everything but hidden matrices, in [0, 1).
         weight_decay: λ, ≥ 0: 1 is the constrained form, 0 the unconstrained one.
         shrink_wide: scale matrices with fewer rows than columns down by √(m/n).
-        per_input: divide the signs of head and embedding by their width n.
+        per_input: divide the signs of the head by its width n.
+        embedding_rule: step the embedding by its "sign", or by rule and radius of the "head", as
+            where the two are tied.
         norm_rule: scale vectors to a root mean square of 1 ("rms") or take their "sign".
     """
 
     roles: ClassVar[frozenset[Role]] = frozenset({Role.MATRIX})
     auxiliary: ClassVar[type[BaseOptimizer] | None] = SignScion
-    # The study's grid: its learning rates divided by the radius of 50, its λ replaced by the two
-    # forms of the method and its ratio by the radii. The authors tuned these on another model.
+    # Powers of two, as in the authors' sweep of this recipe, whose best were 2⁻⁷ and 2⁻⁵: their
+    # steps lr·radius_hidden span the study's learning rates. Radii within a factor of two of the
+    # authors', and the two forms of the method in place of a weight decay.
     space: ClassVar[SearchSpace] = SearchSpace(
-        lr=geometric(0.00016, 0.00032, 0.00064, 0.00128, 0.00256),
+        lr=geometric(0.002, 0.004, 0.008, 0.016, 0.032),
         momentum=complement(0.8, 0.9, 0.95, 0.98),
-        radius_hidden=geometric(25.0, 50.0, 100.0),
-        radius_head=geometric(750.0, 1500.0, 3000.0, 6000.0),
+        radius_embedding=geometric(0.5, 1.0, 2.0),
+        radius_hidden=geometric(1.5, 3.0, 6.0),
+        radius_head=geometric(5.0, 10.0, 20.0),
         beta1=complement(0.8, 0.9, 0.95, 0.98),
         weight_decay=choices(0.0, 1.0),
     )
     bounds: ClassVar[Mapping[str, Constraint]] = MappingProxyType(
         {
             **SHARED_BOUNDS,
+            "radius_embedding": NON_NEGATIVE,
             "radius_hidden": NON_NEGATIVE,
             "radius_head": NON_NEGATIVE,
+            "embedding_rule": OneOf(("sign", "head")),
             "norm_rule": OneOf(("rms", "sign")),
             "ns_dtype": OneOf(NS_DTYPES),
         }
@@ -139,18 +156,21 @@ class Scion(BaseOptimizer):
             "weight_decay": 0.1,
             "shrink_wide": False,
             "per_input": False,
+            "embedding_rule": "head",
             "norm_rule": "sign",
         }
     )
+    earlier: ClassVar[Mapping[str, Value]] = EARLIER_HYPERPARAMETERS["scion"]
 
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 0.00032,
+        lr: float = 0.008,
         momentum: float = 0.9,
-        radius_hidden: float = 50.0,
-        radius_head: float = 3000.0,
+        radius_embedding: float = 1.0,
+        radius_hidden: float = 3.0,
+        radius_head: float = 10.0,
         ns_steps: int = 5,
         ns_dtype: str = "auto",
         aux_lr_ratio: float = 1.0,
@@ -158,6 +178,7 @@ class Scion(BaseOptimizer):
         weight_decay: float = 1.0,
         shrink_wide: bool = True,
         per_input: bool = True,
+        embedding_rule: str = "sign",
         norm_rule: str = "rms",
     ) -> None:
         super().__init__(
@@ -165,6 +186,7 @@ class Scion(BaseOptimizer):
             {
                 "lr": lr,
                 "momentum": momentum,
+                "radius_embedding": radius_embedding,
                 "radius_hidden": radius_hidden,
                 "radius_head": radius_head,
                 "ns_steps": ns_steps,
@@ -174,6 +196,7 @@ class Scion(BaseOptimizer):
                 "weight_decay": weight_decay,
                 "shrink_wide": shrink_wide,
                 "per_input": per_input,
+                "embedding_rule": embedding_rule,
                 "norm_rule": norm_rule,
             },
         )
