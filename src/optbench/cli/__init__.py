@@ -6,11 +6,14 @@ answers at once.
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from optbench import __version__
 from optbench.cli.data_verbs import data
 from optbench.cli.model_verbs import evaluate, export
+from optbench.cli.output import forgiving_output
 from optbench.cli.paper_verbs import compare_to_paper, paper
 from optbench.cli.recommend_verbs import recommend
 from optbench.cli.run_verbs import bench, show, train
@@ -26,7 +29,14 @@ Examples:
 """
 
 
+class _Verbs(click.Group):
+    def main(self, *args: Any, **settings: Any) -> Any:
+        with forgiving_output():
+            super().main(*args, **settings)
+
+
 @click.group(
+    cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EPILOG,
 )
