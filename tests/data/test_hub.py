@@ -165,15 +165,23 @@ def test_the_mixture_of_the_paper_is_prepared_from_folders_in_its_layouts(
         assert tokens[name] >= 9000 * parts_of_it / 821
 
 
+def test_a_folder_whose_name_datasets_would_match_is_refused(tmp_path: Path) -> None:
+    for name in ("run[12]", "run1"):
+        write(tmp_path / name / "train.jsonl", json_lines(texts(name, 3)))
+    source = TextSource(name="web", hub=HubDataset(dataset="run[12]"))
+    with pytest.raises(DataError, match=r"run\[12\] has a name that .*`files` in the hub table"):
+        list_parts(source, tmp_path, PATIENCE)
+
+
 def test_a_listing_is_tried_again_after_a_rate_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = dclm(tmp_path / "web")
-    source = TextSource(name="web", files=("web/*/*/*.gz",))
+    source = TextSource(name="web", files=(f"file://{tmp_path}/web/*/*/*.gz",))
     monkeypatch.setattr(parts.fsspec, "url_to_fs", after(2, parts.fsspec.url_to_fs))
     assert len(list_parts(source, tmp_path, PATIENCE).parts) == len(found)
     monkeypatch.setattr(parts.fsspec, "url_to_fs", after(3, parts.fsspec.url_to_fs))
-    with pytest.raises(DataError, match=r"source 'web' cannot list web/\*/\*/\*\.gz \(RateLimit"):
+    with pytest.raises(DataError, match=r"'web' cannot list file:.*web/\*/\*/\*\.gz \(RateLimit"):
         list_parts(source, tmp_path, PATIENCE)
 
 

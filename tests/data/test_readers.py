@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,7 @@ def test_a_connection_that_ends_early_is_tried_again_and_then_refused(
     """Cut between two documents, which nothing but the listed size can tell."""
     path = FILES[name](tmp_path / name)
     part, source = the_part(path)
+    part = replace(part, url=f"server:/{path}")
     whole = path.read_bytes()
     kept = whole.rfind(b"\n", 0, -1) + 1 if name == "a.jsonl" else len(whole) // 2
     answers = [whole[:kept], whole]
@@ -238,7 +240,7 @@ def test_a_line_that_cannot_be_used_is_named_with_the_remedy(
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
-    with pytest.raises(DataError, match=r"names the folder .*web as a file.* pattern: .*web/\*"):
+    with pytest.raises(DataError, match=r"'web': The folder .*web is named as a file.*: .*web/\*"):
         the_part(tmp_path / "web")
 
 

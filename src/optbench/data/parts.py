@@ -20,6 +20,7 @@ import fsspec
 import numpy as np
 
 from optbench.data.corpus import DataError
+from optbench.data.local_files import file_identity, local_files
 from optbench.data.mixture_recipe import FORMATS, Format, HubDataset, TextSource
 from optbench.data.retries import Patience, describe, http_status, is_transient
 from optbench.data.unpacking import PACKED_ENDINGS, file_name
@@ -35,7 +36,7 @@ _ENDINGS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 
-_MAGIC = "*?["
+_MAGIC = frozenset("*?[")
 # By what stores call them, the surest first.
 _STAMPS = (
     "ETag",
@@ -95,7 +96,11 @@ class Listing:
     def digest(self) -> str:
         """SHA-256 over names and sizes."""
         lines = (f"{part.label} {part.size}" for part in self.parts)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256(_raw("\n".join(lines))).hexdigest()
+
+
+def _raw(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")  # as Python has names that are no UTF-8
 
 
 def list_parts(source: TextSource, base: Path, patience: Patience) -> Listing:
@@ -122,63 +127,95 @@ def _list_parts(source: TextSource, base: Path) -> Listing:
     if source.hub is None:
         found = [file for pattern in source.files for file in _matching(pattern, base, source)]
     elif source.hub.files:
-        root = _root(source.hub, base)
-        found = [f for pattern in source.hub.files for f in _matching(root + pattern, base, source)]
-        origin = root.rstrip("/") + " " + ", ".join(source.hub.files)
+        found, origin = _in_hub(source.hub, base, source)
     else:
         urls, known, origin = _resolved(source.hub, base)
         found = _sized(urls)
         documents = documents or known
-    files = {file.url: file for file in sorted(found, key=lambda file: file.url)}
-    labels = _labels(list(files))
+    files: dict[object, _Found] = {}
+    for file in sorted(found, key=lambda file: file.url):
+        files.setdefault(identity_of(file.url), file)  # several names of a file are one
+    labels = _labels([file.url for file in files.values()])
     parts = [
-        Part(url, labels[url], source.format or _format_of(url, source.name), file.size, file.stamp)
-        for url, file in files.items()
+        Part(
+            file.url,
+            labels[file.url],
+            source.format or _format_of(file.url, source.name),
+            file.size,
+            file.stamp,
+        )
+        for file in files.values()
     ]
     if all(part.size == 0 for part in parts):
         raise DataError(
             f"The source '{source.name}' holds no text: {parts[0].url} is empty"
             + (f", and so are its other {len(parts) - 1} files." if len(parts) > 1 else ".")
         )
-    parts.sort(key=lambda part: hashlib.sha256(f"{source.name}/{part.label}".encode()).digest())
+    parts.sort(key=lambda part: hashlib.sha256(_raw(f"{source.name}/{part.label}")).digest())
     return Listing(tuple(parts), documents, origin)
 
 
 def _matching(pattern: str, base: Path, source: TextSource) -> list[_Found]:
-    """Every file that a path, pattern or URL names."""
-    located = pattern if "://" in pattern else str(base / Path(pattern).expanduser())
-    system, path = fsspec.url_to_fs(located)
-    if any(letter in path for letter in _MAGIC):
-        found: dict[str, dict[str, Any]] = system.glob(path, detail=True)
-        infos = [info for info in found.values() if info["type"] == "file"]
+    """Every file that a path, pattern or URL names; ``base`` is no part of the pattern."""
+    if "://" not in pattern:
+        found = _local(pattern, base, source)
+        located = str(base / pattern)
     else:
-        infos = _info_if_there(system, path)
-        if any(info["type"] == "directory" for info in infos):
-            raise DataError(
-                f"The source '{source.name}' names the folder {located} as a file. Name its files "
-                f"by a pattern: {pattern.rstrip('/')}/*"
-            )
-    if not infos:
+        system, path = fsspec.url_to_fs(pattern)
+        local = "file" in _protocols(system)
+        found = _local(path, base, source) if local else _remote(system, path, pattern, source)
+        located = pattern
+    if not found:
         raise DataError(
             f"The source '{source.name}' finds no file at {located}. Relative paths start at the "
             f"folder of the recipe."
         )
-    return [_found(system, info) for info in infos]
+    return found
+
+
+def _local(pattern: str, base: Path, source: TextSource) -> list[_Found]:
+    try:
+        return [_found_here(path) for path in local_files(pattern, base)]
+    except DataError as error:
+        raise DataError(f"Files of the source '{source.name}': {error}") from None
+
+
+def _found_here(path: str) -> _Found:
+    return _Found(path, os.stat(path).st_size, local_stamp(path))
+
+
+def _remote(system: Any, path: str, pattern: str, source: TextSource) -> list[_Found]:
+    # A name with ? or [ may be that of a file, and ? begins the query of a URL.
+    infos = [] if "*" in path else _info_if_there(system, path)
+    if any(info["type"] == "directory" for info in infos):
+        raise DataError(
+            f"Files of the source '{source.name}': The folder {pattern} is named as a file. Name "
+            f"its files by a pattern: {pattern.rstrip('/')}/*"
+        )
+    if not infos and _MAGIC & set(path):
+        listed: dict[str, dict[str, Any]] = system.glob(path, detail=True)
+        infos = [info for info in listed.values() if info["type"] != "directory"]
+    head, _, outer = pattern.partition("::")
+    chain = f"::{outer}" if outer and "://" in head else ""  # such as zip://a.txt::b.zip
+    return [_found(system, info, chain) for info in infos]
 
 
 def _sized(urls: Sequence[str]) -> list[_Found]:
     """Files that are there; one request per folder, because hubs count them."""
     infos: dict[str, dict[str, Any]] = {}
-    located = [fsspec.url_to_fs(url) for url in urls]
-    for system, path in located:
-        if path not in infos:
+    located = [(url, *fsspec.url_to_fs(url)) for url in urls]
+    for url, system, path in located:
+        if "://" in url and path not in infos:
             listed = system.ls(path.rsplit("/", 1)[0], detail=True)
             infos.update({info["name"]: info for info in listed})
-    return [_found(system, infos.get(path, {"name": path})) for system, path in located]
+    return [
+        _found(system, infos.get(path, {"name": path})) if "://" in url else _found_here(path)
+        for url, system, path in located
+    ]
 
 
-def _found(system: Any, info: Mapping[str, Any]) -> _Found:
-    url = _url(system, info["name"])
+def _found(system: Any, info: Mapping[str, Any], chain: str = "") -> _Found:
+    url = system.unstrip_protocol(info["name"]) + chain
     return _Found(url, info.get("size"), stamp_of(url, info))
 
 
@@ -205,15 +242,19 @@ def _info_if_there(system: Any, path: str) -> list[dict[str, Any]]:
         return []
 
 
-def _url(system: Any, path: str) -> str:
-    local = "file" in ([system.protocol] if isinstance(system.protocol, str) else system.protocol)
-    return path if local else system.unstrip_protocol(path)
+def _protocols(system: Any) -> Sequence[str]:
+    return [system.protocol] if isinstance(system.protocol, str) else system.protocol
 
 
-def _root(hub: HubDataset, base: Path) -> str:
-    if (base / hub.dataset).is_dir():
-        return f"{base / hub.dataset}/"
-    return f"hf://datasets/{hub.dataset}@{_commit(hub)}/"
+def _in_hub(hub: HubDataset, base: Path, source: TextSource) -> tuple[list[_Found], str]:
+    """The files of a data set that its table names, and where they are."""
+    folder = base / hub.dataset
+    if folder.is_dir():
+        root, start = "", folder
+    else:
+        root, start = f"hf://datasets/{hub.dataset}@{_commit(hub)}/", base
+    found = [file for one in hub.files for file in _matching(root + one, start, source)]
+    return found, f"{(root or str(folder)).rstrip('/')} {', '.join(hub.files)}"
 
 
 def _commit(hub: HubDataset) -> str:
@@ -230,6 +271,11 @@ def _resolved(hub: HubDataset, base: Path) -> tuple[list[str], int, str]:
     datasets = _datasets()
     folder = base / hub.dataset
     local = folder.is_dir()
+    if local and _MAGIC & set(os.path.abspath(folder)):
+        raise DataError(
+            f"The folder {os.path.abspath(folder)} has a name that the package 'datasets' reads as "
+            f"a pattern of other names. Rename it, or name its files: `files` in the hub table."
+        )
     commit = None if local else _commit(hub)
     try:
         builder = datasets.load_dataset_builder(
@@ -299,15 +345,19 @@ def check_distinct(listings: Mapping[str, Listing]) -> None:
     Raises:
         DataError: there is one, with both sources.
     """
-    owners: dict[str, str] = {}
+    owners: dict[object, str] = {}
     for name, listing in listings.items():
         for part in listing.parts:
-            place = part.url if "://" in part.url else os.path.realpath(part.url)
-            if (other := owners.setdefault(place, name)) != name:
+            if (other := owners.setdefault(identity_of(part.url), name)) != name:
                 raise DataError(
                     f"{part.url} is in '{other}' and in '{name}': its text would come twice, or be "
                     f"trained on and held out. Name it in one of them."
                 )
+
+
+def identity_of(url: str) -> object:
+    """Equal for all names of one file on this machine; elsewhere a file has one."""
+    return url if "://" in url else file_identity(url)
 
 
 def total_size(parts: Iterable[Part]) -> int:

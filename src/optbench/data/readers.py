@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
@@ -43,10 +44,10 @@ def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
         DataError: the file is damaged or changed, lacks the field, or has fewer than ``skip``.
         EndedEarlyError: it ended before its listed size.
     """
-    system, path = fsspec.url_to_fs(part.url)
-    _check_size(part, system.info(path).get("size"))
+    size, opened = _opened(part)
+    _check_size(part, size)
     _check_stamp(part)
-    with system.open(path, "rb") as raw:
+    with opened() as raw:
         try:
             yield from _READERS[part.format](raw, part, source, skip)
         except DamagedError as error:
@@ -54,6 +55,14 @@ def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
                 f"{part.url} is cut off or damaged ({error}). Fetch it again."
             ) from error
     _check_stamp(part)
+
+
+def _opened(part: Part) -> tuple[int | None, Callable[[], IO[bytes]]]:
+    """The size of a file now, and what opens it."""
+    if "://" not in part.url:  # names on this machine are no URLs, whatever letters they have
+        return os.stat(part.url).st_size, lambda: open(part.url, "rb")
+    system, path = fsspec.url_to_fs(part.url)
+    return system.info(path).get("size"), lambda: system.open(path, "rb")
 
 
 def _text(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Documents:
