@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 240  # a rank that hangs is killed, and the job fails
 NUM_STEPS = 20
+START_NOISE = 2.0**-16  # 256 roundings of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Case:
     Args:
         optimizer: one of ours, or "torch AdamW", "torch SGD", "own".
         hyperparameters: (name, value) pairs on top of the defaults.
+        start_noise: seed of a change of each weight before the first step, by ``START_NOISE`` of
+            itself at most.
     """
 
     optimizer: str
@@ -47,6 +50,7 @@ class Case:
     documents: bool = False
     clip_scope: str = "all"
     batch_size: int = 7
+    start_noise: int | None = None
 
     @property
     def label(self) -> str:
@@ -68,6 +72,11 @@ def train_case(case: Case, ranks: Ranks) -> tuple[TrainResult, Llama, torch.opti
 
     config = run_config(case)
     model = Llama(config.model, seed=3).to(getattr(torch, case.dtype))
+    if case.start_noise is not None:
+        generator = torch.Generator().manual_seed(case.start_noise)
+        for weight in model.state_dict().values():
+            noise = torch.empty_like(weight).uniform_(-1, 1, generator=generator)
+            weight.mul_(1 + START_NOISE * noise)
     optimizer = build(case, model, ranks)
     result = train(
         config,

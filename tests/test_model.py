@@ -80,7 +80,7 @@ def lively_model(config: ModelConfig = TINY_MODEL) -> Llama:
 
 
 def test_logits_are_those_of_an_independent_forward_pass() -> None:
-    model = lively_model()
+    model = lively_model().double()  # but for the sines of positions, which are float32
     weights = {n: p.detach().numpy().astype(np.float64) for n, p in model.named_parameters()}
     tokens = tokens_of(TINY_MODEL)
     logits = model(tokens).detach().numpy()
@@ -100,14 +100,14 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_next_tokens() -> None:
 
 
 def test_the_gradients_of_the_loss_are_those_of_cross_entropy() -> None:
-    model = lively_model()
+    model = lively_model().double()
     tokens = tokens_of(TINY_MODEL, batch=3, length=17)
     parameters = list(model.parameters())
     got = torch.autograd.grad(model.loss(tokens), parameters)
     logits = model(tokens[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
     for mine, wanted in zip(got, torch.autograd.grad(loss, parameters), strict=True):
-        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
         assert wanted.abs().max() > 0
 
 
@@ -129,16 +129,16 @@ def test_a_token_changes_nothing_before_itself(position: int) -> None:
 
 
 def test_sequences_of_a_batch_do_not_see_each_other() -> None:
-    model = lively_model()
+    model = lively_model().double()
     tokens = tokens_of(TINY_MODEL, batch=3)
     alone = torch.cat([model(row[None]) for row in tokens])
-    torch.testing.assert_close(model(tokens), alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(tokens), alone, rtol=1e-10, atol=1e-10)
 
 
 def test_a_shorter_sequence_gets_the_logits_of_the_longer_ones_start() -> None:
-    model = lively_model()
+    model = lively_model().double()
     tokens = tokens_of(TINY_MODEL)
-    torch.testing.assert_close(model(tokens[:, :5]), model(tokens)[:, :5], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(tokens[:, :5]), model(tokens)[:, :5], rtol=1e-10, atol=1e-10)
 
 
 def test_attention_scores_depend_on_the_distance_of_positions_alone() -> None:

@@ -237,7 +237,9 @@ class Llama(nn.Module):
         # Compiled blocks have first derivatives alone.
         with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
             logits = self.head(self._hidden_states(tokens[:, :-1], mask))
-        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        at_least_float32 = torch.promote_types(logits.dtype, torch.float32)
+        logits = logits.flatten(0, 1).to(at_least_float32)
+        return F.cross_entropy(logits, tokens[:, 1:].flatten())
 
     def heads(self) -> dict[str, int]:
         """Rows per attention head of every query and key weight, by its qualified name."""

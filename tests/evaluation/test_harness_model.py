@@ -209,4 +209,5 @@ def test_single_answers_are_those_of_the_harness_on_the_exported_run(
     assert len(ours) == len(theirs) == 20
     for mine, other in zip(ours, theirs, strict=True):
         for answer, reference in zip(mine["resps"], other["resps"], strict=True):
-            assert answer == [pytest.approx(reference[0], abs=1e-4)]
+            # Sums of logarithms in float32, to 700, where the last bit is 6e-5.
+            assert answer == [pytest.approx(reference[0], abs=1e-3)]

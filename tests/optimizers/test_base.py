@@ -11,7 +11,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from optbench.optimizers import OPTIMIZERS, AdamW, Lion, Muon, buckets, optimizer_class
 from optbench.optimizers.base import BaseOptimizer
 
-from .trajectories import distance, gradient, parameters, walk
+from .trajectories import ROUNDING, distance, gradient, parameters, walk
 
 
 class Recorder(BaseOptimizer):
@@ -71,7 +71,7 @@ def test_large_vectors_are_worked_off_in_pieces(monkeypatch: pytest.MonkeyPatch)
     walk(FlatRecorder(params), params, 1)
     assert Recorder.calls == [(10,), (10,), (3,)]
     walk(Recorder(expected), expected, 1)
-    assert distance(params, expected) == 0
+    assert distance(params, expected) < ROUNDING
 
 
 def test_a_changed_switch_takes_effect_at_the_next_step():
@@ -111,7 +111,7 @@ def test_a_hyperparameter_may_change_between_steps():
             param.grad = gradient(index, step, tuple(param.shape))
         for optimizer in apart:
             optimizer.step()
-    assert distance(changing, expected) == 0
+    assert distance(changing, expected) < ROUNDING
 
 
 def test_a_sharded_parameter_is_refused():

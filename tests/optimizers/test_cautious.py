@@ -8,7 +8,7 @@ from optbench.optimizers import AdamW, Cautious
 
 from .comparison import ROLES, by_role, largest_error
 from .reference_cautious import ReferenceCautious
-from .trajectories import SHAPES, distance, gradient, parameters, walk
+from .trajectories import ROUNDING, SHAPES, distance, gradient, parameters, walk
 
 COMMON = {"lr": 0.02, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
 
@@ -43,7 +43,7 @@ def test_agreement_everywhere_gives_adamw(monkeypatch: pytest.MonkeyPatch):
                 signs = gradient(index, 1, SHAPES[index]).sign()
                 param.grad = signs * gradient(index, step, SHAPES[index]).abs()
             optimizer.step()
-    assert distance(ours, theirs) == 0
+    assert distance(ours, theirs) < ROUNDING
 
 
 @pytest.mark.parametrize("clamp_mask", [True, False])

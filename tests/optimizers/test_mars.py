@@ -8,7 +8,7 @@ from optbench.optimizers import AdamW, Mars
 
 from .comparison import ROLES, by_role, largest_error
 from .reference_mars import ReferenceMars
-from .trajectories import SHAPES, distance, gradient, parameters, walk
+from .trajectories import ROUNDING, SHAPES, distance, gradient, parameters, walk
 
 COMMON = {
     "lr": 0.02,
@@ -62,7 +62,8 @@ def test_equal_gradients_in_a_row_need_no_correction():
     walk(optimizer, params, range(1, 2), scale=0.01)
     for index, (param, before) in enumerate(zip(params, moments, strict=True)):
         uncorrected = torch.lerp(before, 0.01 * gradient(index, 1, SHAPES[index]), 1 - 0.9)
-        assert torch.equal(optimizer.state[param]["exp_avg"], uncorrected)
+        found = optimizer.state[param]["exp_avg"]
+        torch.testing.assert_close(found, uncorrected, rtol=0, atol=ROUNDING)
 
 
 def test_without_correction_small_gradients_give_adamw():
@@ -70,7 +71,7 @@ def test_without_correction_small_gradients_give_adamw():
     shared = {name: COMMON[name] for name in COMMON if name != "gamma"}
     walk(Mars(ours, gamma=0.0, **shared), ours, 10, scale=0.01)
     walk(AdamW(theirs, **shared), theirs, 10, scale=0.01)
-    assert distance(ours, theirs) == 0
+    assert distance(ours, theirs) < ROUNDING
 
 
 def test_the_previous_gradient_is_a_copy():
