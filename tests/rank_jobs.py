@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 240  # a rank that hangs is killed, and the job fails
 NUM_STEPS = 20
-START_NOISE = 2.0**-16  # 256 roundings of float32
+START_NOISE = 2.0**-12  # 4096 roundings of float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,10 @@ def test_the_package_imports_nothing_but_torch_and_the_vocabulary():
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert result.stdout.splitlines() == ["optbench.config optbench.schedule optbench.space", ""]
+    assert result.stdout.splitlines() == [
+        "optbench.config optbench.excerpts optbench.schedule optbench.space",
+        "",
+    ]
 
 
 def test_hooks_of_loading_see_and_may_change_the_state():
