@@ -383,7 +383,7 @@ def test_a_fingerprint_makes_another_run() -> None:
 
 
 def test_roles_are_their_own_names() -> None:
-    assert [f"{role}" for role in Role] == ["matrix", "embedding", "head", "norm"]
+    assert [f"{role}" for role in Role] == ["matrix", "embedding", "head", "norm", "bias"]
 
 
 def test_a_clip_scope_is_part_of_the_identity_but_not_its_default() -> None:

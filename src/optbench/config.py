@@ -28,6 +28,7 @@ class Role(enum.StrEnum):
     EMBEDDING = "embedding"  # token embedding, (vocab, d)
     HEAD = "head"  # output projection, (vocab, d)
     NORM = "norm"  # gains and other vectors
+    BIAS = "bias"  # what is added to the output of a layer
 
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -38,8 +39,8 @@ ClipScope: TypeAlias = Literal["all", "no_matrices", "norms"]
 CLIPPED_ROLES: Mapping[ClipScope, frozenset[Role]] = MappingProxyType(
     {
         "all": frozenset(Role),
-        "no_matrices": frozenset({Role.EMBEDDING, Role.HEAD, Role.NORM}),
-        "norms": frozenset({Role.NORM}),
+        "no_matrices": frozenset(Role) - {Role.MATRIX},
+        "norms": frozenset({Role.NORM, Role.BIAS}),
     }
 )
 

@@ -45,6 +45,49 @@ def test_trajectory_is_that_of_the_reference(
     assert largest_error(optimizer, reference(params, head_dim, norm_blocks), params) < 1e-12
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_bias_is_stepped_element_by_element_and_a_gain_is_not(batched: bool):
+    """As by the authors' code, which gives a bias to Adam and a norm's gain one second moment."""
+    bias, gain = parameters(), parameters()
+    roles = {"bias": bias, "norm": gain}
+    for role, params in roles.items():
+        groups = by_role(params)
+        groups[-1]["role"] = role
+        optimizer = AdamMini(groups, **COMMON)
+        optimizer.batched = batched
+        norm_blocks = "element" if role == "bias" else "scalar"
+        assert largest_error(optimizer, reference(params, 1, norm_blocks), params) < 1e-12
+    assert distance(bias[-1:], gain[-1:]) > 1e-3
+
+
+def test_the_biases_of_a_model_are_found_and_stepped_as_by_adamw():
+    def train(build: type[AdamMini] | type[AdamW]) -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv1d(3, 3, 2), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2, bias=False)
+        ).double()
+        optimizer = build(parameter_groups(model), **COMMON)
+        for step in range(4):
+            generator = torch.Generator().manual_seed(step)
+            for param in model.parameters():
+                param.grad = torch.randn(param.shape, generator=generator, dtype=torch.float64)
+            optimizer.step()
+        return model
+
+    ours, theirs = train(AdamMini), train(AdamW)
+    for name, own in ours.named_parameters():
+        apart = (own - theirs.get_parameter(name)).abs().max()
+        assert apart < 1e-14 if name.endswith(".bias") else apart > 1e-6, name
+
+
+def test_every_shape_of_a_bias_has_a_block_for_each_element():
+    param = nn.Parameter(torch.zeros(2, 3, 4))
+    param.grad = torch.ones(2, 3, 4)
+    optimizer = AdamMini([{"params": [param], "role": "bias", "head_dim": 2}])
+    optimizer.step()
+    assert optimizer.state[param]["exp_avg_sq"].shape == (24, 1)
+
+
 def test_blocks_of_one_element_give_adamw():
     shapes = ((6, 1), (5,), (), (4, 1, 1))
     ours, theirs = parameters(shapes), parameters(shapes)

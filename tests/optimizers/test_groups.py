@@ -168,7 +168,7 @@ def test_only_linear_weights_are_matrices():
     assert roles["conv.weight"] is Role.NORM
     assert roles["attention.in_proj_weight"] is Role.NORM
     assert roles["attention.out_proj.weight"] is Role.MATRIX
-    assert roles["output.bias"] is Role.NORM
+    assert roles["output.bias"] is Role.BIAS
 
 
 def test_the_head_is_known_by_size_before_name():
@@ -202,7 +202,7 @@ def test_a_parameter_without_role_is_named_with_its_shape(llama: Llama):
     with pytest.raises(
         ValueError,
         match=r"Parameter 'head\.weight' \(shape \(32, 8\)\) has no role; add it to the roles as "
-        r"one of: matrix, embedding, head, norm\.",
+        r"one of: matrix, embedding, head, norm, bias\.",
     ):
         parameter_groups(llama, roles)
 

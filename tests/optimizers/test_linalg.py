@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
 from optbench.optimizers.linalg import (
+    NEWTON_SCHULZ_COEFFICIENTS,
     eigenbasis,
     full_float32,
     newton_schulz,
     spectral_norm_lower_bound,
 )
 
-from . import reference
+from . import reference, reference_scion
 
 # Of five steps in float64: what a product of ten terms is rounded by (ten times 2e-16), grown by
 # the slope 3.4445 of each later step at small singular values (140 in four).
@@ -54,6 +58,30 @@ def test_a_tall_matrix_is_the_transpose_of_a_wide_one():
 def test_scale_is_not_seen():
     matrix = gaussian(5, 7)
     assert torch.equal(newton_schulz(matrix), newton_schulz(matrix * 2.0**40))
+
+
+@pytest.mark.parametrize(("steps", "slope"), [(5, 8.7), (10, 86.0)])
+@pytest.mark.parametrize("norm", [1.0, 1e-3, 1e-6, 1e-7])
+def test_a_floor_on_the_norm_differs_from_a_summand_by_the_stated_bound(
+    norm: float, steps: int, slope: float
+):
+    matrix = torch.diag(torch.linspace(0.02, 1, 200, dtype=torch.float64).exp())[:, :150]
+    matrix *= norm / matrix.norm()
+    by_the_authors = reference_scion.newton_schulz(matrix.numpy(), steps, 1e-7)
+    apart = abs(newton_schulz(matrix, steps=steps).numpy() - by_the_authors)
+    bound = slope * math.log(1 + 1e-7 / norm)
+    assert np.linalg.norm(apart, 2) <= bound
+
+
+def test_the_slopes_of_that_bound_are_those_of_the_iteration():
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    start = np.exp(np.linspace(-20, 0, 200_001))
+    for steps, slope in ((5, 8.7), (10, 86.0)):
+        x, derivative = start, np.ones_like(start)
+        for _ in range(steps):
+            derivative = derivative * (a + 3 * b * x**2 + 5 * c * x**4)
+            x = a * x + b * x**3 + c * x**5
+        assert 0.98 * slope < abs(start * derivative).max() < slope
 
 
 def test_zero_stays_zero():

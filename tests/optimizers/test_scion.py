@@ -194,6 +194,7 @@ def test_roles_of_a_model_select_the_norms():
         Role.EMBEDDING: "SignScion",
         Role.HEAD: "SignScion",
         Role.NORM: "SignScion",
+        Role.BIAS: "SignScion",
     }
 
 

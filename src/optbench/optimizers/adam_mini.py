@@ -12,19 +12,23 @@ with β₁ = `beta1`, β₂ = `beta2`, ε = `eps`, λ = `weight_decay`. The bloc
     embedding, head              each row, that is each token
     hidden matrix                each row, that is each output
     query and key                each attention head: the `head_dim` rows that form it
+    bias                         each element, which is Adam
     gains and other vectors      the whole tensor, or each element: `norm_block`
-Query and key are told apart from other hidden matrices by their group's `head_dim` alone, never by
-name; ``parameter_groups(model, roles, heads=…)`` sets it.
+Nothing is told from its name. Query and key differ from other hidden matrices by their group's
+`head_dim`, which ``parameter_groups(model, roles, heads=…)`` sets; a bias, that of a norm included,
+by the role "bias", which :func:`optbench.optimizers.infer_roles` gives it. In a group without a
+role a bias is a vector like a gain.
 
 State: exp_avg (shape of W) float32 = m; exp_avg_sq (blocks, 1) float32 = v.
-Cost: 4 bytes per parameter and 4 per row, which for query and key is per head; about 9 FLOPs per
-parameter and step.
+Cost: 4 bytes per parameter and 4 per row, which for query and key is per head; 8 bytes per element
+of a bias; about 9 FLOPs per parameter and step.
 
 Departures from Algorithm 1: decoupled decay, as in the authors' code. The second moments are stored
 once per block, where the study stored a copy for each parameter, which changes memory only. Gains
 and other vectors are one block each, as in the authors' code; the study gave each element its own,
 which is `norm_block` = "element", and clipped the gradients of these alone: clipping is left to the
-training loop here. A tensor of three or more dimensions has one block per index of the first.
+training loop here. A tensor of three or more dimensions has one block per index of the first, where
+the authors' code, which goes by names, may make it a single block.
 
 Reference code: https://github.com/zyushun/Adam-mini at 402aadf (version 1.1.1).
 """
@@ -73,8 +77,8 @@ class AdamMini(BaseOptimizer):
         weight_decay: λ, ≥ 0, multiplied by the learning rate.
         head_dim: consecutive rows of a hidden matrix that form one block, ≥ 1; meant for the groups
             of query and key.
-        norm_block: what shares a second moment in a vector: the whole "tensor", or each "element"
-            by itself.
+        norm_block: what shares a second moment in a vector that is no bias: the whole "tensor", or
+            each "element" by itself.
     """
 
     second_moment: ClassVar[bool] = True
@@ -155,9 +159,10 @@ def _partition(shape: tuple[int, ...], group: Group) -> tuple[int, int]:
     Raises:
         ValueError: heads that do not divide the rows.
     """
-    if len(shape) < 2:
+    is_bias = group["role"] == Role.BIAS
+    if len(shape) < 2 or is_bias:
         size = math.prod(shape)
-        return (1, size) if group["norm_block"] == "tensor" else (size, 1)
+        return (size, 1) if is_bias or group["norm_block"] == "element" else (1, size)
     rows = group["head_dim"] if group["role"] in (None, Role.MATRIX) else 1
     if shape[0] % rows:
         raise ValueError(

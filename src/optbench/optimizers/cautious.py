@@ -14,10 +14,10 @@ with β₁ = `beta1`, β₂ = `beta2`, ε = `eps`, λ = `weight_decay`, and the 
 State: exp_avg (shape of W) float32 = m; exp_avg_sq (shape of W) float32 = v.
 Cost: 8 bytes per parameter; about 16 FLOPs per parameter and step.
 
-Departures: the authors' default code adds ε to √v before the bias correction; here it is added
-after it, as in AdamW.
-The floor 1e-3 of the mean is that of the authors' code; their paper and the study divide by
-mean(φ) + ε, which is `clamp_mask` = False. The study also takes the mean over all layers of a
+Departures: none from the authors' default code, but that φ is that of m·g there, the same but where
+the product underflows; their path for `foreach=False` adds ε to √v before the bias correction. The
+floor 1e-3 of the mean is that of their code; their paper and the study divide by mean(φ) + ε, which
+is `clamp_mask` = False. The study also takes the mean over all layers of a
 weight together, an effect of how it stores them, which is not reproduced.
 
 An element without gradient is masked, so the rows of rare tokens do not drift on old momentum and

@@ -128,8 +128,10 @@ def infer_roles(module: nn.Module, overrides: Mapping[str, Role] | None = None) 
     - The head is the last ``nn.Linear`` with as many outputs as an embedding has rows, those named
       head, lm_head or output first; without one of that size, the last of such a name.
     - Weights of every other ``nn.Linear`` are matrices.
-    - All else is norm: gains, biases, and also convolution kernels and fused attention weights,
-      which are not one linear map each.
+    - What has "bias" in its own name, as ``weight`` is one, is a bias: of linear layers,
+      convolutions, attention and norms.
+    - All else is norm: gains, and also convolution kernels and fused attention weights, which are
+      not one linear map each.
 
     Args:
         module: any model.
@@ -150,7 +152,10 @@ def infer_roles(module: nn.Module, overrides: Mapping[str, Role] | None = None) 
     if head is not None:
         by_id[id(head.weight)] = Role.HEAD
     by_id |= {id(e.weight): Role.EMBEDDING for e in embeddings}
-    inferred = {name: by_id.get(id(p), Role.NORM) for name, p in module.named_parameters()}
+    inferred = {
+        name: by_id.get(id(p)) or (Role.BIAS if "bias" in name.rpartition(".")[2] else Role.NORM)
+        for name, p in module.named_parameters()
+    }
     return inferred | overrides
 
 

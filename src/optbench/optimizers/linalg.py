@@ -26,6 +26,11 @@ def newton_schulz(
     matrix X ← a·X + X·(b·A + c·A²) with A = Xᵀ·X, the same function, so that A has the smaller side
     and nothing is transposed in memory. Four buffers hold all intermediate results.
 
+    With ‖G‖_F + eps in place of the floor, as Muon's and Scion's authors have it, a result differs
+    by at most c·ln(1 + eps/‖G‖_F) in the spectral norm, for ‖G‖_F ≥ eps, where c is the largest
+    |σ·p′(σ)| on [0, 1]: 8.7 for 5 steps and 86 for 10. The floor leaves the scale of G without any
+    effect.
+
     Args:
         matrices: (…, m, n).
         steps: number of iterations.

@@ -17,8 +17,10 @@ matrix and step, r = min(m, n), c = max(m, n).
 
 Departures: by default (`ns_dtype` = "auto") NS runs in bfloat16 on CUDA, as the authors' does
 everywhere, and in the state's dtype on other devices, where bfloat16 costs accuracy and is only on
-some faster. Its eps (1e-7, a floor on the norm) is no hyperparameter: the study found every value
-alike.
+some faster. NS divides by max(‖U‖, 1e-7), as torch.optim.Muon does; the authors divide by
+‖U‖ + 1e-7, which changes the direction by less than 1e-6/‖U‖ at five iterations
+(:func:`optbench.optimizers.linalg.newton_schulz`). That 1e-7 is no hyperparameter: the study found
+every value alike.
 
 Reference code: https://github.com/KellerJordan/Muon at 857d1ad, and torch.optim.Muon of PyTorch
 2.13 with adjust_lr_fn="original", equal to 1e-12 in float64 once its bfloat16 cast is taken out.

@@ -33,7 +33,7 @@ the shared matrix is stepped as a head, at radii 50 and 3000, and lr is about 1/
 Departures: the authors constrain embedding and gains like the rest, and start from weights that lie
 on the balls' surface; here the model's own initialization stays. Their language models have no
 gains; a vector gets the rule they give a bias (BiasRMS), which is the matrix rule for a single
-column. NS runs in bfloat16 on CUDA only, and its divisor has a floor, as in
+column. NS runs in bfloat16 on CUDA only, and the norm in it has a floor where they add to it: as in
 :mod:`optbench.optimizers.muon`. The study (`paper`) has √max(1, m/n), which is `shrink_wide` =
 False; signs without 1/n for embedding and head, which is `embedding_rule` = "head" with
 `per_input` = False; signs for the gains, which is `norm_rule` = "sign"; ten iterations; and radii
@@ -77,7 +77,7 @@ class SignScion(BaseOptimizer):
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:
         """ρ·d(M) by the role of the group, for a stack (B, *shape)."""
         momentum = state["momentum_buffer"].lerp_(grad, 1 - group["beta1"])
-        if group["role"] in (None, Role.NORM):  # of a group without a role, what is no matrix
+        if group["role"] not in (Role.EMBEDDING, Role.HEAD):  # without a role, what is no matrix
             if group["norm_rule"] == "rms":
                 root = tensor_means(momentum.square()).sqrt_().add_(RMS_EPS)
                 return momentum * (group["radius_hidden"] / root)
@@ -121,8 +121,8 @@ class Scion(BaseOptimizer):
 
     roles: ClassVar[frozenset[Role]] = frozenset({Role.MATRIX})
     auxiliary: ClassVar[type[BaseOptimizer] | None] = SignScion
-    # Powers of two, as in the authors' sweep of this recipe, whose best were 2⁻⁷ and 2⁻⁵: their
-    # steps lr·radius_hidden span the study's learning rates. Radii within a factor of two of the
+    # Powers of two around the authors' best for this recipe, 2⁻⁷ and 2⁻⁵. The steps of matrices,
+    # lr·radius_hidden from 0.006 to 0.1, are about the study's. Radii within a factor of two of the
     # authors', and the two forms of the method in place of a weight decay.
     space: ClassVar[SearchSpace] = SearchSpace(
         lr=geometric(0.002, 0.004, 0.008, 0.016, 0.032),

@@ -28,7 +28,9 @@ until step k and the method is momentum by sign. B enters h when the estimate is
 Algorithm 2; the authors' code multiplies by it at every step, the same thing for constant B. The
 authors' training script also clips ĝ by its norm, their description and Algorithm 2 do not: that
 is left to the caller. Sophia-H has no floor of zero on h and corrects the bias of m, both as in the
-study (arXiv 2509.02046), which ran this form.
+study (arXiv 2509.02046), which ran this form. The study takes the estimate of steps k, 2k, … at the
+weights before the step, on its batch; here, as in the authors' code, it is taken at those after it.
+In both it acts from the next step on.
 
 Reference code: https://github.com/Liuhong99/Sophia at a7e1572.
 """
