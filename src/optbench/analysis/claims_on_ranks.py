@@ -10,7 +10,7 @@ from optbench.analysis.cells import CellSummary
 from optbench.analysis.claim import Claim, Verdict, count_text, is_above, is_below, nats_text
 from optbench.analysis.confirmation import Confirmed
 from optbench.analysis.contrasts import difference_by_seed
-from optbench.analysis.families import FAMILIES
+from optbench.analysis.families import of_kind
 from optbench.analysis.noise import Difference
 
 LOW_RATIO, HIGH_RATIO = 4.0, 8.0  # the paper's winner changes between these
@@ -63,12 +63,11 @@ def matrix_based_beat_scalar_based(cells: Sequence[CellSummary]) -> Claim:
 
     The best of several is chosen by its loss, so its lead is corrected for their number.
     """
-    matrix = FAMILIES["matrix-based"]
     divided = [
         (s, own, others)
         for s in _standings(cells)
-        if (own := [c.optimizer for c in s.ranked if c.optimizer in matrix])
-        and (others := [c.optimizer for c in s.ranked if c.optimizer not in matrix])
+        if (own := of_kind("matrix-based", (c.optimizer for c in s.ranked)))
+        and (others := of_kind("scalar-based", (c.optimizer for c in s.ranked)))
     ]
     ahead = [s for s, own, others in divided if s.beats_all(own[0], others, len(own))]
     behind = [

@@ -22,7 +22,7 @@ from optbench.analysis.claim import (
     widened,
 )
 from optbench.analysis.contrasts import difference_by_seed
-from optbench.analysis.families import ADAMW, FAMILIES
+from optbench.analysis.families import ADAMW, members
 from optbench.analysis.journal_entries import StudyEntry
 from optbench.analysis.mean_noise import MIN_SHARED_SEEDS
 from optbench.analysis.noise import LEVEL, Difference, paired_difference
@@ -107,7 +107,7 @@ def speedups_stay_low(study: StudyEntry, cells: Sequence[CellSummary]) -> Claim:
 
 def variance_reduced_gain(cells: Sequence[CellSummary]) -> Claim:
     """7: the difference of test losses to AdamW, over all cells, and the speed-up over it."""
-    names = FAMILIES["variance-reduced"]
+    names = members("variance-reduced")
     compared = {name: _differences(cells, name) for name in names}
     gains = {
         name: _over_cells(list(found.values()), cells, name)
@@ -226,7 +226,7 @@ def mean_speedup(speedups: Sequence[Speedup]) -> Speedup | None:
 
 def memory_efficient_keep_up(baseline: str, cells: Sequence[CellSummary]) -> Claim:
     """8: the speed-up of each in every cell, at least 0.95."""
-    names = FAMILIES["memory-efficient"]
+    names = members("memory-efficient")
     found = sorted(
         (s for s in cell_speedups(cells) if s.row.optimizer in names), key=lambda s: s.tokens.value
     )

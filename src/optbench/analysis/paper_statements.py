@@ -23,13 +23,12 @@ from optbench.analysis.claim import (
     widened,
 )
 from optbench.analysis.claims_on_speedups import mean_speedup
-from optbench.analysis.families import ADAMW, FAMILIES
+from optbench.analysis.families import ADAMW, of_kind
 from optbench.analysis.noise import Difference
 from optbench.analysis.paper_speedups import PaperSpeedup, lead
 from optbench.analysis.published_study import CASE_STUDY_RATIO, PublishedStudy
 from optbench.analysis.speedup import Speedup
 
-MATRIX_BASED = FAMILIES["matrix-based"]
 _SHOWN = 4
 
 
@@ -55,8 +54,9 @@ def judge_statements(
 ) -> tuple[Statement, ...]:
     """All of them, in the order of the paper."""
     others = [s for s in speedups if s.optimizer != ADAMW]
-    matrix = [s for s in others if s.optimizer in MATRIX_BASED]
-    scalar = [s for s in others if s.optimizer not in MATRIX_BASED]
+    names = [s.optimizer for s in others]
+    matrix = [s for s in others if s.optimizer in of_kind("matrix-based", names)]
+    scalar = [s for s in others if s.optimizer in of_kind("scalar-based", names)]
     return (
         _level("The best matrix-based method is about 1.3–1.4× faster at 130m.",
                  _best_of(matrix, "130m"), 1.25, 1.45),

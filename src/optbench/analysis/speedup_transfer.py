@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optbench.analysis.efficiency import Efficiency
-from optbench.analysis.families import FAMILIES
+from optbench.analysis.families import kind_of
 from optbench.analysis.shared_fit import SharedFit, SharedParameters
 from optbench.analysis.tuned_cells import NEGLIGIBLE_FACTOR
 
@@ -129,11 +129,6 @@ def speedup_model(fit: SharedFit) -> SpeedupModel:
     )
 
 
-def family_of(optimizer: str) -> str:
-    """Whose slope an optimizer has."""
-    return "matrix-based" if optimizer in FAMILIES["matrix-based"] else "scalar"
-
-
 def speedup_trends(fit: SharedFit) -> dict[str, SpeedupTrend]:
     """A trend for each optimizer but the baseline; empty without a fit by size."""
     found: dict[str, list[Efficiency]] = {}
@@ -141,8 +136,8 @@ def speedup_trends(fit: SharedFit) -> dict[str, SpeedupTrend]:
         if efficiency.params is not None and not efficiency.bound:
             found.setdefault(efficiency.optimizer, []).append(efficiency)
     trends: dict[str, SpeedupTrend] = {}
-    for family in dict.fromkeys(map(family_of, found)):
-        members = {name: points for name, points in found.items() if family_of(name) == family}
+    for kind in dict.fromkeys(map(kind_of, found)):
+        members = {name: points for name, points in found.items() if kind_of(name) == kind}
         trends.update(_family_trends(members, fit))
     return trends
 

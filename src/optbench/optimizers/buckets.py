@@ -389,7 +389,11 @@ def _saved(member: Member, name: str, view: Tensor) -> Tensor:
 
 
 def _apply(targets: Tensors, directions: Tensors, rate: Rate) -> None:
-    """Set p ← decay · p − lr · u: the one place where weight decay and learning rate act."""
+    """Set p ← decay · p − lr · u for the directions of `update`.
+
+    A :class:`FusedStep` takes decay and rate itself, from the same :class:`Rate`: torch's kernels
+    in AdamW, NAdamW and Mars, and the steps that are compiled.
+    """
     if targets[0].dtype != directions[0].dtype:
         # Rounded once: in bfloat16 a factor 1 − lr·wd alone would round back to p.
         for target, direction in zip(targets, directions, strict=True):
