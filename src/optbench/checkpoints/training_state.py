@@ -26,7 +26,7 @@ Facts: TypeAlias = Mapping[str, Any]
 Tensors: TypeAlias = Mapping[str, Tensor]
 LOOP_TENSORS = ("step_times", "optimizer_times", "recent_losses")
 # Entries of a group that are the model's business: they come from the optimizer that is there.
-_NOT_SAVED = ("params", "param_names")
+_NOT_SAVED = ("params", "param_names", "method")
 
 
 class TrainingStateError(UserError):

@@ -82,6 +82,7 @@ class AdamMini(BaseOptimizer):
     """
 
     second_moment: ClassVar[bool] = True
+    structural: ClassVar[frozenset[str]] = frozenset({"head_dim", "norm_block"})
     # The study's grid, with beta1 = 0.8 and beta2 = 0.99 added because its best values were the
     # ends 0.9 and 0.98 in all of its 12 regimes; lr = 0.002 as for AdamW.
     space: ClassVar[SearchSpace] = SearchSpace(

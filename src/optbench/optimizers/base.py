@@ -11,37 +11,42 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias, cast, final
+from typing import Any, ClassVar, Self, TypeAlias, cast, final
 
 import torch
 from torch import Tensor
 
 from optbench.config import Role
+from optbench.optimizers.bucket_plan import Division, Plan, active_parameters, partition_of
 from optbench.optimizers.buckets import (
     Bucket,
-    FlatBucket,
     FusedStep,
     Group,
-    Member,
-    Plan,
     Rate,
-    StackedBucket,
     State,
 )
 from optbench.optimizers.compiled import Kernel, compile_forms, compiled_step
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
-from optbench.optimizers.loading import AsSaved, check_split_groups, protect
+from optbench.optimizers.keywords import check_call, keyword_remedy
+from optbench.optimizers.loading import (
+    AsSaved,
+    check_groups,
+    check_split_groups,
+    check_tensors,
+    protect,
+)
 from optbench.optimizers.parameter_checks import check_param, tensor_of
+from optbench.optimizers.parameter_group import GROUP_TAGS, HELD_BY_TORCH, ParameterGroup
 from optbench.optimizers.work import CountedWork
 from optbench.space import SearchSpace, Value, did_you_mean
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Group]
 
-# Keys a parameter group may hold besides hyperparameters.
-GROUP_TAGS = ("params", "param_names", "role", "name", "initial_lr")
 # Defaults that `update` does not read, so groups that differ in them may share a bucket; torch adds
 # `differentiable` when it loads.
 NOT_FOR_UPDATE = ("lr", "weight_decay", "aux_lr_ratio", "differentiable")
+# Switches of an instance that a copy of it has too.
+COPIED = ("compiled", "batched")
 
 
 class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
@@ -49,7 +54,8 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
 
     A method declares its hyperparameters as keyword-only arguments of ``__init__``, hands them to
     this class, and implements :meth:`init_state` and :meth:`update`. Each parameter group holds
-    every hyperparameter and may override it; ``lr`` may change at any time.
+    every hyperparameter and may override it; all but those in :attr:`structural` may change at any
+    time.
 
     A group may carry a ``role`` (see :class:`optbench.config.Role` and
     :func:`optbench.optimizers.parameter_groups`). Roles outside :attr:`roles` are stepped by
@@ -75,6 +81,8 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             (arXiv 2509.02046) instead of its authors'; empty where the two are the same.
         earlier: hyperparameters that came after the first records, with the values under which
             those runs were made (:data:`optbench.config.EARLIER_HYPERPARAMETERS`).
+        structural: hyperparameters on which the layout or the meaning of the state depends; fixed
+            from the first state on.
         batched: False steps each parameter by itself, the plain form of the same algorithm.
         compiled: take compiled steps where there are some; set by :meth:`compile`.
         sum_over_owners: adds up, over the processes that step parameters of one model, a tensor
@@ -98,13 +106,23 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
     bounds: ClassVar[Mapping[str, Constraint]] = SHARED_BOUNDS
     paper: ClassVar[Mapping[str, Value]] = MappingProxyType({})
     earlier: ClassVar[Mapping[str, Value]] = MappingProxyType({})
+    structural: ClassVar[frozenset[str]] = frozenset()
     batched: bool = True
     compiled: bool = False
     sum_over_owners: Callable[[Tensor], Tensor] | None = None
     _plan: Plan | None = None
 
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
+        """Refuse what the constructor does not take, with what to write instead.
+
+        Raises:
+            TypeError: unknown keywords, or hyperparameters without their names.
+        """
+        check_call(cls.__name__, cls.__init__, args, keywords)
+        return super().__new__(cls)
+
     def __init__(self, params: Params, hyperparameters: Mapping[str, Value]) -> None:
-        super().__init__(cast(Any, params), dict(hyperparameters))
+        super().__init__(cast(Any, params), ParameterGroup(hyperparameters))
 
     # The method -------------------------------------------------------------------------------
 
@@ -194,18 +212,20 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             ValueError: as for the constructor.
             TypeError: as for the constructor.
         """
-        group: Group = {"role": None, **param_group}
+        group = ParameterGroup({"role": None, **param_group, "method": type(self).__name__})
         if not isinstance(group["params"], Tensor | set):  # torch says why it refuses sets
             group["params"] = list(group["params"])
         self._check_group(group)
         super().add_param_group(group)
+        group.fix(self._fixed(), self.state)
         self._plan = None
 
     def _check_group(self, group: Group) -> None:
-        for name in group:
-            if name not in self.defaults and name not in GROUP_TAGS:
-                known = [*self.defaults, *GROUP_TAGS]
-                raise TypeError(did_you_mean(name, known, what="key of a parameter group"))
+        for name in group.keys() - self.defaults.keys() - HELD_BY_TORCH - {*GROUP_TAGS}:
+            if remedy := keyword_remedy(name, group[name], self.defaults.keys()):
+                raise TypeError(f"Unknown key of a parameter group '{name}': {remedy}")
+            known = [*self.defaults, *GROUP_TAGS]
+            raise TypeError(did_you_mean(name, known, what="key of a parameter group"))
         types = self.default_hyperparameters()
         if problem := hyperparameter_problem({**self.defaults, **group}, types, self.bounds):
             raise ValueError(problem)
@@ -218,7 +238,10 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
 
     # The step ---------------------------------------------------------------------------------
 
+    # torch.compile knows neither the fused kernels nor groups that are no plain dictionaries
+    # (internal errors in PyTorch 2.13), so code that it compiles calls the step as it is.
     @final
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's overloads
         """Update every parameter that has a gradient.
@@ -227,15 +250,17 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             closure: evaluates the loss and its gradients again; its result is returned.
 
         Raises:
-            ValueError: a gradient that is not a dense tensor.
+            ValueError: a gradient that is not a dense tensor, or a structural hyperparameter that
+                was changed after the state had been made.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        rehearsal = self._is_rehearsal()
         buckets = self._buckets()
         groups = self.prepare_step(buckets)
-        for bucket in buckets:
+        for bucket in () if rehearsal else buckets:
             rule = self._rule_of(bucket)
             rates = [
                 Rate(self._lr(group, rule), float(group["weight_decay"]))
@@ -271,9 +296,21 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
                     compile_forms(kernel, rule.init_state, group, params)
         self.compiled = True
 
+    def _is_rehearsal(self) -> bool:
+        """Whether this step is to make the state and nothing else.
+
+        :mod:`torch.distributed.checkpoint` asks for the state of an optimizer that has none by a
+        step of rate 0 on gradients of 0. It must not count, or what is trained after it would be
+        another run.
+        """
+        if self.state or any(float(group["lr"]) for group in self.param_groups):
+            return False
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        return not any(bool(grad.any()) for grad in gradients if grad is not None)
+
     def _compiled_step(self, bucket: Bucket, group: Group) -> FusedStep | None:
         can = all(_can_compile(member.param) for member in bucket.members)
-        if not self.compiled or not can or torch.compiler.is_compiling():
+        if not self.compiled or not can:
             return None
         kernel = self._rule_of(bucket).kernel(group)
         return None if kernel is None else compiled_step(kernel)
@@ -294,78 +331,23 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
 
     def _buckets(self) -> list[Bucket]:
         """The buckets of the parameters that have gradients now, made anew only if need be."""
-        active, pointers = self._active()
-        partition = self._partition()
+        for group in self.param_groups:
+            if isinstance(group, ParameterGroup):
+                group.fix(self._fixed(), self.state)
+        active, pointers = active_parameters(self.param_groups)
+        names = [name for name in self.defaults if name not in NOT_FOR_UPDATE]
+        partition = partition_of(self.param_groups, names)
         plan = self._plan
         if plan is None or not plan.fits(pointers, partition, self.batched, self.state):
             # Released first, so that the old plan's state tensors are freed as they are replaced.
             self._plan = plan = None
-            buckets = self._new_buckets(active, partition)
+            division = Division(self.param_groups, self.rule_of, partition, self.batched)
+            buckets = division.buckets(active, self.state)
             self._plan = plan = Plan(pointers, partition, self.batched, buckets)
         return plan.buckets
 
-    def _active(self) -> tuple[list[tuple[int, Tensor]], list[int]]:
-        """Parameters with a gradient, each with its group's index; and where their data lie."""
-        active: list[tuple[int, Tensor]] = []
-        pointers: list[int] = []
-        for index, group in enumerate(self.param_groups):
-            for param in group["params"]:
-                grad = param.grad
-                if grad is None:
-                    continue
-                if grad.layout is not torch.strided:
-                    raise ValueError(
-                        f"Gradients must be dense, but a parameter of shape {tuple(param.shape)} "
-                        f"has one of layout {grad.layout}. Build the embedding with sparse=False."
-                    )
-                active.append((index, param))
-                pointers.append(param.data_ptr())
-            pointers.append(-1 - index)
-        return active, pointers
-
-    def _partition(self) -> list[int]:
-        """For each group the first group with the same arguments of `update`."""
-        names = [name for name in self.defaults if name not in NOT_FOR_UPDATE]
-        keys = [tuple(group[name] for name in names) for group in self.param_groups]
-        return [keys.index(key) for key in keys]
-
-    def _new_buckets(self, active: list[tuple[int, Tensor]], partition: list[int]) -> list[Bucket]:
-        cohorts: dict[tuple[Any, ...], list[Member]] = {}
-        for group_index, param in active:
-            rule = self.rule_of(self.param_groups[group_index], param.shape)
-            entry = self.state[param]
-            step = int(entry.get("step", 0))
-            where = (
-                ("flat", partition[group_index])
-                if self._is_flat(rule, param)
-                else ("stacked", group_index, param.shape, None if self.batched else id(param))
-            )
-            key = (rule, param.dtype, param.device, step, *where)
-            cohorts.setdefault(key, []).append(Member(param, group_index, entry))
-        self._release_idle(active)
-        return [self._new_bucket(key[0], members) for key, members in cohorts.items()]
-
-    def _is_flat(self, rule: type[BaseOptimizer], param: Tensor) -> bool:
-        return self.batched and rule.elementwise and param.is_contiguous()
-
-    def _new_bucket(self, rule: type[BaseOptimizer], members: list[Member]) -> Bucket:
-        first = members[0]
-        group = self.param_groups[first.group_index]
-        kind = FlatBucket if self._is_flat(rule, first.param) else StackedBucket
-        if kind is FlatBucket:
-            # Large tensors first within a group, so that pieces of them start at round offsets.
-            members = sorted(members, key=lambda m: (m.group_index, -m.param.numel()))
-        step = int(first.entry.get("step", 0))
-        return kind(rule, members, step, group)
-
-    def _release_idle(self, active: list[tuple[int, Tensor]]) -> None:
-        """Give parameters that now lack a gradient their own state, lest views pin old buffers."""
-        current = {id(param) for _, param in active}
-        for param, entry in self.state.items():
-            if id(param) not in current:
-                for name, value in entry.items():
-                    if isinstance(value, Tensor) and value._base is not None:
-                        entry[name] = value.clone()
+    def _fixed(self) -> list[str]:
+        return ["role", *sorted(self.structural)]
 
     # Checkpoints ------------------------------------------------------------------------------
 
@@ -383,26 +365,37 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         finally:
             handle.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickled optimizers are made of: torch's part and our switches."""
+        own = {name: value for name, value in vars(self).items() if name in COPIED}
+        return {**super().__getstate__(), **own}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Torch's hook for loading, copying and unpickling.
 
         Raises:
             KeyError: a group lacks a hyperparameter of this method.
+            ValueError: another method made the state.
         """
-        for group in state["param_groups"]:
-            for name, value in self.earlier.items():
-                group.setdefault(name, value)
-            missing = sorted({*self.default_hyperparameters(), "role"} - group.keys())
-            if missing:
-                raise KeyError(
-                    f"A loaded parameter group lacks {', '.join(missing)}, but has "
-                    f"{', '.join(sorted(group.keys() - {'params'}))}. Was the checkpoint written "
-                    f"by another optimizer than {type(self).__name__}?"
-                )
+        # A copy's groups know already what their state was made with.
+        groups = [
+            g if isinstance(g, ParameterGroup) else ParameterGroup({**self.earlier, **g})
+            for g in state["param_groups"]
+        ]
+        state = {**state, "param_groups": groups}
+        if "defaults" in state:
+            state["defaults"] = ParameterGroup(state["defaults"])
+        check_groups(type(self).__name__, self.default_hyperparameters(), groups)
         for param, entry in state["state"].items():
             for name, value in entry.items():
                 if isinstance(value, AsSaved):
                     entry[name] = value.tensor.to(param.device, copy=True)
+        for group in groups:
+            if "method" not in group:
+                check_tensors(type(self).__name__, group, state["state"], self.rule_of)
+            group["method"] = type(self).__name__
+            if group.fixed is None:
+                group.fix(self._fixed(), state["state"])
         super().__setstate__(state)
         self._plan = None
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol, TypeAlias
@@ -177,7 +177,7 @@ class Bucket(ABC):
                 self._views.append((member.entry, name, view))
             member.entry["step"] = self.step
 
-    def is_current(self, state: dict[Tensor, Any]) -> bool:
+    def is_current(self, state: Mapping[Tensor, Any]) -> bool:
         """Whether ``optimizer.state`` still shows this bucket's tensors and step count."""
         for member in self.members:
             if state.get(member.param) is not member.entry or member.entry.get("step") != self.step:
@@ -204,6 +204,8 @@ class Bucket(ABC):
     ) -> None:
         """Take one step of every member, by the compiled step or a fused kernel where one can."""
         self._count_step()
+        if not any(member.param.numel() for member in self.members):
+            return  # means, norms and ratios of sides are not defined for these
         group = self.group_of(groups)
         # Fused kernels want parameters and state of one dtype.
         same_dtype = self.members[0].param.dtype == self.dtype
@@ -222,13 +224,8 @@ class Bucket(ABC):
 
     @property
     def is_in_order(self) -> bool:
-        """Whether whole steps can be taken: parameters lie in order in memory.
-
-        Nor can they where torch.compile traces the step: it does not know the fused kernels (an
-        internal error in PyTorch 2.13).
-        """
-        in_order = all(member.param.is_contiguous() for member in self.members)
-        return in_order and not torch.compiler.is_compiling()
+        """Whether whole steps can be taken: parameters lie in order in memory."""
+        return all(member.param.is_contiguous() for member in self.members)
 
     def _advance_fused(self, fused: FusedStep, group: Group, rates: Sequence[Rate]) -> None:
         for group_index, run in groupby(self.members, key=lambda member: member.group_index):
@@ -323,34 +320,6 @@ class StackedBucket(Bucket):
 
     def _split(self, direction: Tensor, chunk: Chunk) -> Tensors:
         return direction.unbind()
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Buckets, and all that must stay as it was for them to serve the next step.
-
-    Args:
-        pointers: where the data of the parameters with gradients lie, group by group.
-        partition: for each group the first group that it can share flat buckets with.
-        batched: whether parameters share buckets at all.
-        buckets: together every parameter with a gradient, once.
-    """
-
-    pointers: list[int]
-    partition: list[int]
-    batched: bool
-    buckets: list[Bucket]
-
-    def fits(
-        self, pointers: list[int], partition: list[int], batched: bool, state: dict[Tensor, Any]
-    ) -> bool:
-        """Whether nothing has changed that the buckets depend on."""
-        return (
-            self.pointers == pointers
-            and self.partition == partition
-            and self.batched == batched
-            and all(bucket.is_current(state) for bucket in self.buckets)
-        )
 
 
 def _grad(param: Tensor) -> Tensor:

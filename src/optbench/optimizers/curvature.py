@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, final
 
 import torch
@@ -108,6 +109,10 @@ class CurvatureOptimizer(BaseOptimizer):
                 f"each step, where curvature_due() is true, leave '{self.curvature_source}' in the "
                 f"gradients and call update_curvature()."
             )
+        new = (bucket for bucket in buckets if not bucket.step)
+        for member in chain.from_iterable(bucket.members for bucket in new):
+            # From the start, since a checkpoint is read into the entries that there are.
+            member.entry["curvature_step"] = 0
         return super().prepare_step(buckets)
 
     def _stepped(self) -> Iterator[tuple[Group, Tensor, dict[str, Any]]]:

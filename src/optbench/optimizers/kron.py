@@ -96,6 +96,9 @@ class Kron(BaseOptimizer):
         seed: of the noise, ≥ 0.
     """
 
+    structural: ClassVar[frozenset[str]] = frozenset(
+        {"block_size", "max_size_triangular", "preconditioner_init_scale"}
+    )
     # The study's grid, with the authors' 0.03 added to the probabilities, and ℓ = 0.5 because the
     # study's best was its largest.
     space: ClassVar[SearchSpace] = SearchSpace(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from optbench.optimizers.buckets import Group, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,55 @@ class AsSaved:
     """A loaded tensor, hidden from torch, which would cast it to the dtype of the parameter."""
 
     tensor: Tensor
+
+
+def check_groups(
+    method: str, hyperparameters: Iterable[str], groups: Iterable[Mapping[str, Any]]
+) -> None:
+    """Refuse the groups of another method.
+
+    Raises:
+        ValueError: they say that another method wrote them.
+        KeyError: one lacks a hyperparameter.
+    """
+    for group in groups:
+        writer = group.get("method", method)
+        if writer != method:
+            raise ValueError(
+                f"The state was made by {writer}, and {method} keeps another one, even where the "
+                f"names of its tensors are the same. Load it into {writer}, or let {method} start "
+                f"without a state."
+            )
+        missing = sorted({*hyperparameters, "role"} - group.keys())
+        if missing:
+            raise KeyError(
+                f"A loaded parameter group lacks {', '.join(missing)}, but has "
+                f"{', '.join(sorted(group.keys() - {'params'}))}. Was the checkpoint written "
+                f"by another optimizer than {method}? Those of torch.optim are not converted."
+            )
+
+
+def check_tensors(
+    method: str,
+    group: Group,
+    state: Mapping[Tensor, Any],
+    rule_of: Callable[[Group, Sequence[int]], Rule],
+) -> None:
+    """Refuse another method's state in a checkpoint that does not say what wrote it.
+
+    Raises:
+        ValueError: a parameter of the group has other tensors than its rule keeps.
+    """
+    for param in group["params"]:
+        found = {name for name, v in state.get(param, {}).items() if isinstance(v, Tensor)}
+        like = torch.empty((1, *param.shape), device="meta")
+        expected = set(rule_of(group, param.shape).init_state(like, group))
+        if found and found - {"step"} != expected:
+            raise ValueError(
+                f"The state of a parameter of shape {tuple(param.shape)} has "
+                f"{', '.join(sorted(found))}, but {method} keeps {', '.join(sorted(expected))}. "
+                f"Was the checkpoint written by another optimizer than {method}?"
+            )
 
 
 def check_split_groups(

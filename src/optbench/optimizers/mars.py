@@ -37,6 +37,7 @@ from types import MappingProxyType
 from typing import ClassVar, final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from optbench.config import Role
@@ -114,6 +115,7 @@ class Mars(BaseOptimizer):
     auxiliary: ClassVar[type[BaseOptimizer] | None] = AdamW
     fused: ClassVar[FusedStep | None] = staticmethod(fused_mars)
     second_moment: ClassVar[bool] = True
+    structural: ClassVar[frozenset[str]] = frozenset({"optimize_1d"})
     # The study's grid, with lr = 0.004 added because it was best in its longest runs.
     space: ClassVar[SearchSpace] = SearchSpace(
         lr=geometric(0.004, 0.008, 0.016, 0.032),
@@ -168,6 +170,7 @@ class Mars(BaseOptimizer):
         groups = super().prepare_step(buckets)
         if not any(group["clip_scope"] == "global" for group in groups):
             return groups
+        self._check_owners()
         squares = [
             square
             for bucket in buckets
@@ -178,6 +181,21 @@ class Mars(BaseOptimizer):
         norm = (square if self.sum_over_owners is None else self.sum_over_owners(square)).sqrt()
         factor = (1 / (norm + 1e-6)).clamp(max=1)
         return [{**group, "clip_factor": factor} for group in groups]
+
+    def _check_owners(self) -> None:
+        """Refuse a common norm where it is not known of which parameters.
+
+        Raises:
+            RuntimeError: there are several processes, and none has said how to add up.
+        """
+        if self.sum_over_owners is None and dist.is_initialized() and dist.get_world_size() > 1:
+            raise RuntimeError(
+                f"Mars with clip_scope='global' clips by a norm over all parameters, but of "
+                f"{dist.get_world_size()} processes each may hold some of them only. Set "
+                f"`optimizer.sum_over_owners` to a function that adds up a tensor over the "
+                f"processes, or to `lambda own: own` where each holds all parameters "
+                f"(DistributedDataParallel); or take clip_scope='tensor'."
+            )
 
     @staticmethod
     def kernel(group: Group) -> Kernel | None:

@@ -86,6 +86,9 @@ class Soap(BaseOptimizer):
     """
 
     second_moment: ClassVar[bool] = True
+    structural: ClassVar[frozenset[str]] = frozenset(
+        {"block_size", "max_precond_dim", "rotate_vectors"}
+    )
     # The study's grid, with lr = 0.032 and beta1 = 0.98 added because its best values were ends.
     space: ClassVar[SearchSpace] = SearchSpace(
         lr=geometric(0.004, 0.008, 0.016, 0.032),

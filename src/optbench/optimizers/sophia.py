@@ -104,6 +104,7 @@ class Sophia(CurvatureOptimizer):
     """
 
     elementwise: ClassVar[bool] = True
+    structural: ClassVar[frozenset[str]] = frozenset({"estimator"})
     # The study's grid of beta1 and weight decay, and of lr with smaller ones added because its
     # longest runs chose 0.002; rho around the authors' values, since the study ran Sophia-H.
     space: ClassVar[SearchSpace] = SearchSpace(
