@@ -13,6 +13,7 @@ import pytest
 from optbench.analysis.summary import summarise
 from optbench.config import RunConfig
 from optbench.executors import InlineExecutor
+from optbench.optimizers import OPTIMIZERS
 from optbench.phases import FIRST_CONFIRM_SEED
 from optbench.planned_runs import planned_runs
 from optbench.store import RunRecord, RunStore, StoreError
@@ -254,6 +255,26 @@ def test_a_store_of_another_study_is_refused_and_left_alone(
     with pytest.raises(StoreError, match="holds a study 'simulated' with another study file"):
         carry_out(other, tmp_path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.name != "lock"} == before
+
+
+def test_a_study_does_not_go_on_under_other_defaults_than_its_runs(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    muon = OPTIMIZERS["muon"]
+    before = {**muon.default_hyperparameters(), "momentum": 0.9, "nesterov": False}
+    with monkeypatch.context() as older:
+        older.setattr(muon, "default_hyperparameters", lambda: before)
+        carry_out(config, tmp_path)
+        carry_out(config, tmp_path)  # as often as one likes
+    files = {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.name != "lock"}
+    with pytest.raises(StoreError) as caught:
+        carry_out(config, tmp_path)
+    assert str(caught.value) == (
+        f"The runs in {tmp_path} were made with other defaults than those of this version "
+        f"(muon: momentum = 0.9, now 0.95; muon: nesterov = False, now True). Choose another "
+        f"folder with --out; nothing in this one was changed."
+    )
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.name != "lock"} == files
 
 
 def test_a_study_file_that_the_disk_refuses_leaves_no_half_of_it(

@@ -63,7 +63,8 @@ class Study:
         """Write who owns this store, or refuse another study's.
 
         Raises:
-            StoreError: the store belongs to a study with other settings or other text.
+            StoreError: the store belongs to a study with other settings or other text, or the same
+                text has meant other values.
         """
         study = self.config
         facts = {
@@ -94,9 +95,35 @@ class Study:
                         f"{what} ({entry[key]}, now {facts[key]}). Choose another folder with "
                         f"--out; nothing in this one was changed."
                     )
+        self._check_defaults()
         self.store.note("study", **facts)
         if not (self.store.directory / "study.toml").exists():
             self.store.keep_text("study.toml", study.text)
+
+    def _check_defaults(self) -> None:
+        """What a study file leaves out must mean what it meant when its searches here ended.
+
+        Raises:
+            StoreError: an optimizer's defaults have changed since; every such value is named.
+        """
+        changed: dict[str, None] = {}
+        for entry in self.store.journal:
+            if entry["kind"] != "tuning" or entry["optimizer"] not in self.config.optimizers:
+                continue
+            record = self.store.records.get(entry["evaluations"][0]["run_id"])
+            if record is None:
+                continue
+            name, recorded = entry["optimizer"], record.run_config.optimizer.hyperparameters
+            space = self.config.optimizers[name].space
+            for key, value in self.config.start_point(name).items():
+                if key in recorded and key not in space and recorded[key] != value:
+                    changed[f"{name}: {key} = {recorded[key]!r}, now {value!r}"] = None
+        if changed:
+            raise StoreError(
+                f"The runs in {self.store.directory} were made with other defaults than those of "
+                f"this version ({'; '.join(changed)}). Choose another folder with --out; nothing "
+                f"in this one was changed."
+            )
 
     def run_config(
         self, optimizer: str, cell: Cell, configuration: Configuration, seed: int
