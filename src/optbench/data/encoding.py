@@ -19,15 +19,17 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from optbench.data.corpus import DataError, Split
 from optbench.data.document_shards import sha256_of
-from optbench.data.mixture_recipe import Shares
+from optbench.data.mixture_recipe import Shares, Stream
 from optbench.data.reading import Place, TextBatch
 from optbench.data.tokenizer import load_tokenizer
+from optbench.data.wholeness import Wholeness, wholeness_of
+from optbench.excerpts import excerpt
 
 BATCHES_AHEAD = 2  # per process: enough that none waits for the reader
+_SHOWN = 60
 Tokens: TypeAlias = npt.NDArray[np.uint32]
 
 
@@ -67,14 +69,15 @@ class Encoder:
     eod_id: int
     workers: int
 
-    def encode(self, batches: Iterator[TextBatch], shares: Shares) -> Generator[EncodedBatch]:
+    def encode(self, batches: Iterator[TextBatch], stream: Stream) -> Generator[EncodedBatch]:
         """Encode batches in order, reading a few ahead.
 
         Raises:
-            DataError: a document encodes to the end of documents, or a process died.
+            DataError: the tokens of a document do not hold all of it or end it in its midst, or a
+                process died.
         """
         digest = sha256_of(self.tokenizer_path)
-        job = functools.partial(_encode, self.tokenizer_path, digest, self.eod_id, shares)
+        job = functools.partial(_encode, self.tokenizer_path, digest, self.eod_id, stream)
         if self.workers == 1:
             yield from map(job, batches)
             return
@@ -108,37 +111,47 @@ def split_by_text(text: bytes, shares: Shares) -> Split:
     return shares[-1][0]
 
 
-def encode_separately(tokenizer: Tokenizer, texts: Sequence[str], eod_id: int) -> list[Tokens]:
+def encode_separately(wholeness: Wholeness, texts: Sequence[str], eod_id: int) -> list[Tokens]:
     """Tokens of each text, ended by ``eod_id``.
 
     Raises:
-        DataError: a text encodes to that token.
+        DataError: a text encodes to that token, or to tokens that do not hold all of it.
     """
-    found: list[Tokens] = []
-    for text, encoding in zip(
-        texts, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False), strict=True
-    ):
-        tokens = np.array([*encoding.ids, eod_id], np.uint32)
-        if (tokens[:-1] == eod_id).any():
+    encodings = wholeness.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    ids = [encoding.ids for encoding in encodings]
+    for text, tokens in zip(texts, ids, strict=True):
+        if eod_id in tokens:
             raise DataError(
                 f"The token that ends documents ({eod_id}) comes inside one that begins "
-                f"{text[:60]!r}. Name another one: `end_of_document` in the recipe."
+                f"{excerpt(text[:_SHOWN])}. Name another one: `end_of_document` in the recipe."
             )
-        found.append(tokens)
-    return found
+    for text, loss in wholeness.losses(texts, ids):
+        raise DataError(
+            f"The tokenizer does not keep the whole of the document that begins "
+            f"{excerpt(text[:_SHOWN])}: {loss} Give a tokenizer that keeps every byte, such as a "
+            f"byte-level one, or train one: `vocab_size` in the recipe."
+        )
+    return [np.array([*tokens, eod_id], np.uint32) for tokens in ids]
 
 
-def _encode(path: Path, digest: str, eod_id: int, shares: Shares, batch: TextBatch) -> EncodedBatch:
+def _encode(path: Path, digest: str, eod_id: int, stream: Stream, batch: TextBatch) -> EncodedBatch:
     texts = [text for text in batch.texts if text.strip()]
     raw = [text.encode() for text in texts]
-    tokens = encode_separately(_tokenizer(path, digest), texts, eod_id)
+    try:
+        tokens = encode_separately(_wholeness(path, digest), texts, eod_id)
+    except DataError as error:
+        first = batch.after.documents - len(batch.texts) + 1
+        raise DataError(
+            f"Documents {first:,} to {batch.after.documents:,} of the source "
+            f"'{stream.source.name}': {error}"
+        ) from None
     documents = (
-        EncodedDocument(split_by_text(text, shares), ids, len(text))
+        EncodedDocument(split_by_text(text, stream.shares), ids, len(text))
         for text, ids in zip(raw, tokens, strict=True)
     )
     return EncodedBatch(tuple(documents), batch.after, len(batch.texts))
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(path: Path, digest: str) -> Tokenizer:  # another file may come to that path
-    return load_tokenizer(path)
+def _wholeness(path: Path, digest: str) -> Wholeness:  # another file may come to that path
+    return wholeness_of(load_tokenizer(path))

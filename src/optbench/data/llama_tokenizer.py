@@ -125,12 +125,12 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[str, str]]:
 
 
 def _spelled(token: bytes) -> str:
-    letters = _byte_letters()
+    letters = byte_letters()
     return "".join(letters[byte] for byte in token)
 
 
 @functools.cache
-def _byte_letters() -> tuple[str, ...]:
+def byte_letters() -> tuple[str, ...]:
     """The letter that byte-level BPE writes for each byte: itself if it prints, else U+0100 on."""
     prints = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in prints]

@@ -235,6 +235,21 @@ def local_stamp(path: str) -> str:
     return f"modified {np.datetime64(os.stat(path).st_mtime_ns, 'ns')}"
 
 
+def check_stamp(part: Part) -> None:
+    """Refuse a file that was written again since it was listed.
+
+    On this machine alone: servers say of a file what they do not say in a listing.
+
+    Raises:
+        DataError: it was.
+    """
+    if part.stamp and "://" not in part.url and (now := local_stamp(part.url)) != part.stamp:
+        raise DataError(
+            f"{part.url} was written again while it was being prepared ({part.stamp}, now {now}). "
+            "Restore it, or begin again: optbench data prepare --restart"
+        )
+
+
 def _info_if_there(system: Any, path: str) -> list[dict[str, Any]]:
     try:
         return [system.info(path)]

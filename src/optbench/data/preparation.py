@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from optbench.data.cache_errors import errors_of_cache
 from optbench.data.corpus import SPLITS, DataError, Split
 from optbench.data.document_shards import (
     MixtureManifest,
@@ -32,7 +32,8 @@ from optbench.data.document_shards import (
     write_durably,
 )
 from optbench.data.encoding import EncodedBatch, Encoder, split_by_text
-from optbench.data.listed_files import LISTED_FILE, keep_listings, refuse_changed
+from optbench.data.kept_mixture import identity, kept_mixture, unchanged
+from optbench.data.listed_files import LISTED_FILE, keep_contents, keep_listings, refuse_changed
 from optbench.data.mixture_recipe import MixtureRecipe, Stream
 from optbench.data.parts import Listing, Part, check_distinct, list_parts, total_size
 from optbench.data.readers import read_part
@@ -47,7 +48,8 @@ from optbench.data.shards import (
 )
 from optbench.data.tokenizer import load_tokenizer
 from optbench.data.tokenizer_choice import TokenizerChoice, choose_tokenizer, end_of_document
-from optbench.data.unfinished import StreamProgress, Unfinished, errors_of_cache, hold_unfinished
+from optbench.data.unfinished import StreamProgress, Unfinished, hold_unfinished
+from optbench.data.vocabulary_sample import vocabulary_sample
 
 _MAX_16_BIT_VOCAB = 2**16
 # Opens a file of a source behind its first k documents.
@@ -85,11 +87,11 @@ def prepare_mixture(
     settings = {**recipe.settings(), "tokenizer": choice.sha256}
     with (
         errors_of_cache(cache),
-        hold_unfinished(final, _identity(recipe, choice), settings, restart=restart) as unfinished,
+        hold_unfinished(final, identity(recipe, choice), settings, restart=restart) as unfinished,
     ):
         if final.exists():  # the process that held the lock before has finished it
             shutil.rmtree(unfinished.folder, ignore_errors=True)
-            return _unchanged(final, recipe, choice, patience)
+            return unchanged(final, recipe, choice, patience)
         work = _Preparation(recipe, choice, unfinished, workers, on_progress, patience, open_source)
         manifest = work.run()
         write_durably(unfinished.folder / MANIFEST_FILE, manifest.to_json().encode())
@@ -97,25 +99,6 @@ def prepare_mixture(
         unfinished.publish(final)
     on_progress("prepared", 1.0)
     return manifest
-
-
-def kept_mixture(
-    recipe: MixtureRecipe, cache: Path, patience: Patience | None = None
-) -> MixtureManifest | None:
-    """What the cache has of a recipe; None if it is not prepared.
-
-    Files are listed again, not read: names and sizes must be those that were prepared. Data sets of
-    the hub are told apart by their revision.
-
-    Raises:
-        DataError: it was prepared with another recipe, tokenizer or files, or is damaged.
-    """
-    choice = choose_tokenizer(recipe)
-    final = corpus_dir(recipe.name, choice.vocab_size, cache)
-    with errors_of_cache(cache):
-        if not final.exists():
-            return None
-    return _unchanged(final, recipe, choice, patience or Patience())
 
 
 @dataclass(slots=True)
@@ -145,6 +128,9 @@ class _Preparation:
         self._check_disk(streams)
         for stream in streams:
             self._write(stream, listings[stream.source.name], encoder)
+        self.on_progress("checking the files", 1.0)
+        opened = {name: one.place.next_part for name, one in self.unfinished.streams.items()}
+        keep_contents(self.unfinished.folder, listings, opened)
         return self._manifest(streams, listings, eod)
 
     def _listing(self, stream: Stream) -> Listing:
@@ -180,16 +166,15 @@ class _Preparation:
         """Training text in equal shares of the sources: a rare domain needs its own words too."""
         trained = [stream for stream in streams if "train" in stream.counted]
         for stream in trained:
-            room = TOKENIZER_SAMPLE_BYTES // len(trained)
             reader = self._reader(stream, listings[stream.source.name])
             with contextlib.closing(reader.batches(Place())) as batches:
-                for text in (text for batch in batches for text in batch.texts):
-                    raw = text.encode()
-                    if split_by_text(raw, stream.shares) == "train":
-                        room -= len(raw)
-                        if room < 0:
-                            break
-                        yield text
+                texts = (
+                    text
+                    for batch in batches
+                    for text in batch.texts
+                    if split_by_text(text.encode(), stream.shares) == "train"
+                )
+                yield from vocabulary_sample(texts, TOKENIZER_SAMPLE_BYTES // len(trained))
 
     def _write(self, stream: Stream, listing: Listing, encoder: Encoder) -> None:
         """Write the shards of a source that are not there yet."""
@@ -200,9 +185,7 @@ class _Preparation:
         reader = self._reader(stream, listing)
         current = _Round(self, stream, done)
         try:
-            with contextlib.closing(
-                encoder.encode(reader.batches(done.place), stream.shares)
-            ) as batches:
+            with contextlib.closing(encoder.encode(reader.batches(done.place), stream)) as batches:
                 for batch in batches:
                     current.add(batch)
                     self.on_progress(f"encoding {name}", self._share(stream, listing, current.now))
@@ -261,6 +244,7 @@ class _Preparation:
             provenance=tuple(_provenance(n, done[n], listing) for n, listing in listings.items()),
             tokenizer=self.choice.name,
             tokenizer_sha256=digest,
+            tokenizer_switched_off=self.choice.switched_off,
             recipe_sha256=self.unfinished.identity,
             software=f"python {platform.python_version()}, tokenizers {version('tokenizers')}",
             fingerprint=fingerprint(mixtures, shards, digest),
@@ -365,32 +349,3 @@ def _no_document(split: Split, stream: Stream, done: StreamProgress, listing: Li
         f"No document of the source '{name}' falls into the {split} split ({documents} documents "
         f"with text in all).{hint} {remedy}"
     )
-
-
-def _identity(recipe: MixtureRecipe, choice: TokenizerChoice) -> str:
-    return hashlib.sha256(f"{recipe.digest()} {choice.sha256}".encode()).hexdigest()
-
-
-def _unchanged(
-    final: Path, recipe: MixtureRecipe, choice: TokenizerChoice, patience: Patience
-) -> MixtureManifest:
-    manifest = open_mixture(final).manifest
-    if manifest.recipe_sha256 != _identity(recipe, choice):
-        raise DataError(
-            f"{final} was prepared with another recipe or tokenizer. Give this recipe another "
-            f"`name`, or delete that folder and prepare it again."
-        )
-    known = {entry.source: entry for entry in manifest.provenance}
-    for source in (stream.source for stream in recipe.streams()):
-        if source.hub is not None:
-            continue
-        listing, before = list_parts(source, recipe.base, patience), known[source.name]
-        if listing.digest() != before.files_sha256:
-            raise DataError(
-                f"The files of '{source.name}' changed since {final} was prepared: there were "
-                f"{before.files} files of {before.files_bytes} bytes, there are "
-                f"{len(listing.parts)} of {total_size(listing.parts)} (the names count too). "
-                f"Restore them, give this recipe another `name`, or delete that folder and prepare "
-                f"it again."
-            )
-    return manifest

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from optbench.data.batches import TokenBatches
+from optbench.data.cache_errors import errors_of_cache
 from optbench.data.corpus import NANO, NANO_VOCAB_SIZE, SPLITS, DataError, Split
 from optbench.data.document_shards import SCHEMA_VERSION, MixtureCorpus, open_mixture
 from optbench.data.mixture_batches import MixtureBatches
@@ -99,8 +100,9 @@ def open_named(corpus: str, vocab_size: int, cache: Path) -> AnyCorpus:
     if not NAME.fullmatch(corpus):
         raise DataError(f"`corpus` must be a lower-case name such as 'my-mix', but got '{corpus}'.")
     directory = corpus_dir(corpus, vocab_size, cache)
-    if directory.exists():
-        return open_prepared(directory)
+    with errors_of_cache(cache):
+        if directory.exists():
+            return open_prepared(directory)
     others = prepared_vocabularies(cache).get(corpus)
     if others:
         raise DataError(
@@ -195,7 +197,8 @@ def _listed(sizes: tuple[int, ...]) -> str:
 
 def list_prepared(cache: Path, *, verify_checksums: bool = False) -> list[CorpusSummary]:
     """Everything in a cache, prepared or unfinished; damage is a state here and no error."""
-    return [*_finished(cache, verify_checksums), *_unfinished(cache)]
+    with errors_of_cache(cache):
+        return [*_finished(cache, verify_checksums), *_unfinished(cache)]
 
 
 def _finished(cache: Path, verify_checksums: bool) -> Iterator[CorpusSummary]:

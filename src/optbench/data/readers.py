@@ -20,7 +20,7 @@ import fsspec
 
 from optbench.data.corpus import DataError
 from optbench.data.mixture_recipe import Format, TextSource
-from optbench.data.parts import Part, local_stamp
+from optbench.data.parts import Part, check_stamp
 from optbench.data.retries import is_transient
 from optbench.data.unpacking import DamagedError, file_name, packing_of, utf8_chunks
 from optbench.excerpts import excerpt
@@ -46,7 +46,7 @@ def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
     """
     size, opened = _opened(part)
     _check_size(part, size)
-    _check_stamp(part)
+    check_stamp(part)
     with opened() as raw:
         try:
             yield from _READERS[part.format](raw, part, source, skip)
@@ -54,7 +54,7 @@ def read_part(part: Part, source: TextSource, skip: int = 0) -> Documents:
             raise DataError(
                 f"{part.url} is cut off or damaged ({error}). Fetch it again."
             ) from error
-    _check_stamp(part)
+    check_stamp(part)
 
 
 def _opened(part: Part) -> tuple[int | None, Callable[[], IO[bytes]]]:
@@ -302,13 +302,4 @@ def _check_size(part: Part, size: int | None) -> None:
         raise DataError(
             f"{part.url} has {size} bytes instead of the {part.size} that were listed: it has "
             "changed. Restore it, or begin again: optbench data prepare --restart"
-        )
-
-
-def _check_stamp(part: Part) -> None:
-    """On this machine alone: servers say of a file what they do not say in a listing."""
-    if part.stamp and "://" not in part.url and (now := local_stamp(part.url)) != part.stamp:
-        raise DataError(
-            f"{part.url} was written again while it was being prepared ({part.stamp}, now {now}). "
-            "Restore it, or begin again: optbench data prepare --restart"
         )

@@ -30,6 +30,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from optbench.data.cache_errors import errors_of_cache
 from optbench.data.corpus import (
     SPLITS,
     DataError,
@@ -47,7 +48,7 @@ from optbench.data.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-from optbench.durable import flush_to_disk
+from optbench.durable import flush_to_disk, write_durably
 
 SCHEMA_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
@@ -150,13 +151,24 @@ class Corpus:
 
 
 def default_cache_dir() -> Path:
-    """``$OPTBENCH_CACHE``, else ``optbench`` in the user's cache folder of the platform."""
-    if chosen := os.environ.get("OPTBENCH_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "optbench"
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "optbench"
+    """``$OPTBENCH_CACHE``, else ``optbench`` in the user's cache folder of the platform.
+
+    Raises:
+        DataError: the user has no home folder.
+    """
+    chosen = os.environ.get("OPTBENCH_CACHE")
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "optbench"
+        caches = os.environ.get("XDG_CACHE_HOME")
+        return (Path(caches) if caches else Path.home() / ".cache") / "optbench"
+    except RuntimeError as error:
+        raise DataError(
+            f"The folder of prepared corpora is not known ({error}). Name one by its whole path: "
+            f"OPTBENCH_CACHE"
+        ) from None
 
 
 def corpus_dir(corpus: str, vocab_size: int, cache: Path) -> Path:
@@ -184,16 +196,17 @@ def prepare_recipe(
 ) -> Manifest:
     """As :func:`prepare`, from a recipe."""
     final = corpus_dir(recipe.name, vocab_size, cache)
-    if not final.exists():
-        staging = cache / f".{final.name}.{uuid.uuid4().hex}"
-        staging.mkdir(parents=True)
-        try:
-            _build(recipe, vocab_size, staging, on_progress)
-            open_corpus(staging, verify_checksums=True)
-            _publish(staging, final)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return open_corpus(final).manifest
+    with errors_of_cache(cache):
+        if not final.exists():
+            staging = cache / f".{final.name}.{uuid.uuid4().hex}"
+            staging.mkdir(parents=True)
+            try:
+                _build(recipe, vocab_size, staging, on_progress)
+                open_corpus(staging, verify_checksums=True)
+                _publish(staging, final)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        return open_corpus(final).manifest
 
 
 def open_corpus(directory: Path, *, verify_checksums: bool = False) -> Corpus:
@@ -229,8 +242,8 @@ def _build(recipe: Recipe, vocab_size: int, folder: Path, on_progress: OnProgres
         pieces[source.name] = read_pieces(source)
     on_progress("training the tokenizer", 0.1)
     tokenizer_path = folder / TOKENIZER_FILE
-    train_tokenizer(_tokenizer_sample(pieces), vocab_size).save(str(tokenizer_path))
-    flush_to_disk(tokenizer_path)
+    tokenizer = train_tokenizer(_tokenizer_sample(pieces), vocab_size)
+    write_durably(tokenizer_path, tokenizer.to_str(pretty=True).encode())
     shards = tuple(_write_shards(pieces, folder, on_progress))
     weights = tuple((source.name, source.weight) for source in recipe.sources)
     digest = _sha256(tokenizer_path)

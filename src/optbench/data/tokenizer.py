@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"The text is too small for a vocabulary of {vocab_size}: only {learned} tokens could "
             f"be learned. Lower vocab_size to at most {learned}, or use a larger corpus."
         )
-    return _plain(tokenizer)
+    make_plain(tokenizer)
+    return tokenizer
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -67,7 +69,9 @@ def check_vocab_size(vocab_size: int) -> None:
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a ``tokenizer.json`` written by :meth:`Tokenizer.save`."""
-    return _plain(Tokenizer.from_file(str(path)))
+    tokenizer = Tokenizer.from_file(str(path))
+    make_plain(tokenizer)
+    return tokenizer
 
 
 def end_of_document_id(tokenizer: Tokenizer) -> int:
@@ -90,7 +94,23 @@ def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> npt.NDArray[
     return np.concatenate(parts) if parts else np.empty(0, TOKEN_DTYPE)
 
 
-def _plain(tokenizer: Tokenizer) -> Tokenizer:
+def make_plain(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Switch off what cuts, fills or randomises documents, and what ends them in their midst.
+
+    Returns:
+        The settings of its file that were on, and are needed for batches or for training alone.
+    """
     # A text that spells out the end-of-document token is text: it must not end the document.
     tokenizer.encode_special_tokens = True
-    return tokenizer
+    found: list[str] = []
+    if tokenizer.truncation:
+        found.append("truncation")
+        tokenizer.no_truncation()
+    if tokenizer.padding:
+        found.append("padding")
+        tokenizer.no_padding()
+    model: Any = tokenizer.model
+    if getattr(model, "dropout", None):  # of BPE models alone
+        found.append("dropout")
+        model.dropout = None
+    return tuple(found)

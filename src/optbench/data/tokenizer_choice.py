@@ -10,13 +10,19 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from optbench.data.corpus import DataError
-from optbench.data.llama_tokenizer import llama3_file, llama3_tokenizer, read_ranks
+from optbench.data.llama_tokenizer import llama3_file, llama3_tokenizer
 from optbench.data.mixture_recipe import LLAMA3, MixtureRecipe
-from optbench.data.tokenizer import END_OF_DOCUMENT, check_vocab_size, train_tokenizer
+from optbench.data.retries import describe
+from optbench.data.tokenizer import (
+    END_OF_DOCUMENT,
+    check_vocab_size,
+    make_plain,
+    train_tokenizer,
+)
 from optbench.space import did_you_mean
+from optbench.text_files import read_user_bytes, user_text
 
 _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
-_NUM_LLAMA_SPECIAL = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +31,26 @@ class TokenizerChoice:
 
     Args:
         name: as the manifest reports it.
-        path: its file; None for one that is trained on the text.
+        given: read from its file; None for one that is trained on the text.
         sha256: of that file; empty for one that is trained.
+        switched_off: settings of the file that would cut, fill or randomise documents.
     """
 
     name: str
-    path: Path | None
+    given: Tokenizer | None
     sha256: str
     vocab_size: int
+    switched_off: tuple[str, ...] = ()
 
     def make(self, sample: Iterable[str]) -> Tokenizer:
-        """Read it, or train it on ``sample``.
+        """The one that was given, or one trained on ``sample``.
 
         Raises:
             DataError: the sample is too small for the vocabulary.
         """
-        if self.path is None:
-            return train_tokenizer(sample, self.vocab_size)
-        return _read(self.path)
+        if self.given is not None:
+            return self.given
+        return train_tokenizer(sample, self.vocab_size)
 
 
 def choose_tokenizer(recipe: MixtureRecipe) -> TokenizerChoice:
@@ -60,9 +68,15 @@ def choose_tokenizer(recipe: MixtureRecipe) -> TokenizerChoice:
             f"There is no tokenizer file {path}. Give a tokenizer.json, a tokenizer.model in "
             f"tiktoken format, or '{LLAMA3}'."
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    name = LLAMA3 if recipe.tokenizer == LLAMA3 else path.name
-    return TokenizerChoice(name, path, digest, _vocab_size(path))
+    raw = read_user_bytes(path)
+    tokenizer = _read(path, raw)
+    return TokenizerChoice(
+        name=LLAMA3 if recipe.tokenizer == LLAMA3 else path.name,
+        given=tokenizer,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        switched_off=make_plain(tokenizer),
+        vocab_size=max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
+    )
 
 
 def end_of_document(tokenizer: Tokenizer, asked: str) -> int:
@@ -87,16 +101,11 @@ def end_of_document(tokenizer: Tokenizer, asked: str) -> int:
     )
 
 
-def _vocab_size(path: Path) -> int:
-    if path.suffix != ".json":
-        return len(read_ranks(path)) + _NUM_LLAMA_SPECIAL
-    return max(_read(path).get_vocab(with_added_tokens=True).values()) + 1
-
-
-def _read(path: Path) -> Tokenizer:
-    if path.suffix != ".json":
+def _read(path: Path, raw: bytes) -> Tokenizer:
+    if path.suffix.lower() != ".json":
         return llama3_tokenizer(path)
+    text = user_text(raw, path)
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path} is no tokenizer.json ({error}).") from error
+        raise DataError(f"{path} is no tokenizer.json ({describe(error)}).") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import json
 import os
@@ -102,7 +101,7 @@ class Unfinished:
         """Give the finished corpus its name; what is left of the work goes only then."""
         self.folder.rename(final)
         flush_to_disk(final.parent)
-        for name in (PROGRESS_FILE, LISTED_FILE, LOCK_FILE):
+        for name in (PROGRESS_FILE, LOCK_FILE):
             (final / name).unlink(missing_ok=True)
 
     def remove_strays(self) -> None:
@@ -162,26 +161,6 @@ def hold_unfinished(
         yield unfinished
     finally:
         os.close(lock)
-
-
-@contextlib.contextmanager
-def errors_of_cache(cache: Path) -> Generator[None]:
-    """Turn errors of the file system into messages that say what to do.
-
-    Raises:
-        DataError: the disk is full, or the folder cannot be used.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"The disk of {cache} is full. Finished shards are kept: free some space and give "
-                f"the same command again."
-            ) from error
-        raise DataError(
-            f"The cache {cache} cannot be used ({describe(error)}). Choose another folder: --cache."
-        ) from error
 
 
 def _take_up(unfinished: Unfinished) -> bool:
