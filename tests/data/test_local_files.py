@@ -129,6 +129,8 @@ def test_a_file_that_is_there_is_not_read_as_a_pattern(tmp_path: Path) -> None:
     # A literal * is one of the files that the pattern names, and none of the others is lost.
     text(tmp_path / "w*.txt")
     assert listed(tmp_path, "w*.txt") == ["w*.txt", "why?.txt", "whyy.txt"]
+    text(tmp_path / "a*[1].txt")
+    assert listed(tmp_path, "a*[1].txt") == ["a*[1].txt"]
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

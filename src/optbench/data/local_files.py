@@ -2,8 +2,8 @@
 
 A pattern is matched below the folder at which it starts and never against that folder's own name.
 ``*``, ``?`` and ``[…]`` match within one name, hidden ones too, ``**`` any number of folders. A
-name that is there as it is written is that file, even where it could be read as a pattern; only a
-name with ``*``, which matches itself, is always one.
+name that is there as it is written is that file, even where it could be read as a pattern; a name
+with ``*`` is that file and what it matches.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ def _named(folder: str, name: str) -> list[str]:
     if not _MAGIC & set(name):
         return []
     pattern = _composed(name)
-    return [one for one in _listed(folder) if fnmatch.fnmatchcase(_composed(one), pattern)]
+    return [
+        one
+        for one in _listed(folder)
+        if one == name or fnmatch.fnmatchcase(_composed(one), pattern)
+    ]
 
 
 def _folders_below(folder: str) -> Iterator[str]:

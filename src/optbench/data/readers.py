@@ -78,12 +78,16 @@ def _text(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Document
 def _jsonl(raw: IO[bytes], part: Part, source: TextSource, skip: int) -> Documents:
     lines = enumerate(_split(_chunks(raw, part), b"\n"), start=1)
     written = ((number, line) for number, line in lines if line.strip())
+    names = {json.dumps(source.field).encode(), f'"{source.field}"'.encode()}
     for document, (number, line) in enumerate(_skipped(written, part, skip), start=skip + 1):
         where = f"Line {number} (document {document}) of {part.url}"
-        yield _field(_record(line, where, part, source.field), part, source, where)
+        # The hook makes reading slower by a third, so it is for lines that need it.
+        twice = sum(map(line.count, names)) > 1
+        yield _field(_record(line, where, part, source.field if twice else ""), part, source, where)
 
 
-def _record(line: bytes, where: str, part: Part, field: str) -> Any:
+def _record(line: bytes, where: str, part: Part, field: str = "") -> Any:
+    """The value of a line; an object that has the key ``field`` twice is refused."""
     # Files that were joined have marks inside.
     text = _decoded(line, where).removeprefix("\ufeff")
     if text.lstrip().startswith("["):
@@ -91,11 +95,8 @@ def _record(line: bytes, where: str, part: Part, field: str) -> Any:
             f"{where} begins an array, but JSON lines hold one object per line. Convert it: "
             f"jq -c '.[]' {file_name(part.url)} > converted.jsonl"
         )
-    # The hook makes reading slower by a third, so it is for lines that need it.
-    names = {json.dumps(field), json.dumps(field, ensure_ascii=False)}
-    twice = sum(line.count(name.encode()) for name in names) > 1
     try:
-        return json.loads(text, object_pairs_hook=_once(field) if twice else None)
+        return json.loads(text, object_pairs_hook=_once(field) if field else None)
     except _TwiceError:
         raise DataError(
             f"{where} has the field '{field}' twice in one object, and only one of both would be "
@@ -269,18 +270,20 @@ def _check_whole(part: Part, count: int) -> None:
 
 
 def _split(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:
-    """What lies between separators; linear in the length of the longest piece too."""
-    rest = bytearray()
+    """What lies between separators, in linear time however long a piece is."""
+    rest, fresh, size = b"", list[bytes](), 0
     for chunk in chunks:
-        # What is held has been searched, but for a separator that begins at its end.
-        searched = max(0, len(rest) - len(separator) + 1)
-        rest += chunk
-        if rest.find(separator, searched) >= 0:
-            *whole, last = bytes(rest).split(separator)
+        fresh.append(chunk)
+        size += len(chunk)
+        # As much as is held must have come: a long piece is copied when it has doubled.
+        if size >= len(rest):
+            *whole, rest = b"".join([rest, *fresh]).split(separator)
+            fresh, size = [], 0
             yield from whole
-            rest = bytearray(last)
+    *whole, rest = b"".join([rest, *fresh]).split(separator)
+    yield from whole
     if rest:
-        yield bytes(rest)
+        yield rest
 
 
 def _skipped(documents: Iterator[T], part: Part, skip: int) -> Iterator[T]:

@@ -95,9 +95,10 @@ def utf8_chunks(raw: IO[bytes], url: str) -> Iterator[bytes]:
 
 
 def _unpacked(raw: IO[bytes], url: str) -> Iterator[bytes]:
-    head, chunks = _begin(iter(lambda: raw.read(_PACKED_BYTES), b""))
+    head, _ = _begin(iter(lambda: raw.read(_HEAD_BYTES), b""))
     if ending := packing_of(head):
-        return _unpacked_frames(chunks, _PACKINGS[ending].new_frame)
+        packed = itertools.chain([head], iter(lambda: raw.read(_PACKED_BYTES), b""))
+        return _unpacked_frames(packed, _PACKINGS[ending].new_frame)
     name = file_name(url).lower()
     if named := next((ending for ending in PACKED_ENDINGS if name.endswith(ending)), ""):
         raise DamagedError(
@@ -106,7 +107,7 @@ def _unpacked(raw: IO[bytes], url: str) -> Iterator[bytes]:
             if head
             else "it is empty"
         )
-    return itertools.chain(chunks, iter(lambda: raw.read(CHUNK_BYTES), b""))
+    return itertools.chain([head], iter(lambda: raw.read(CHUNK_BYTES), b""))
 
 
 def _unpacked_frames(chunks: Iterator[bytes], new_frame: Callable[[], _Frame]) -> Iterator[bytes]:
@@ -135,13 +136,13 @@ def _as_utf8(chunks: Iterator[bytes], url: str) -> Iterator[bytes]:
     _refuse_other_formats(head, url)
     encoding, mark = marked_encoding(head)
     if encoding == "utf-8":
-        _refuse_unmarked_utf16(head, url)
-        yield next(chunks, b"")[len(mark) :]
+        _refuse_unmarked_utf16(head[:_HEAD_BYTES], url)
+        yield head[len(mark) :]
         yield from chunks
         return
     decoder: Any = codecs.getincrementaldecoder(encoding)()
-    first, read = next(chunks)[len(mark) :], len(mark)
-    for chunk in itertools.chain([first], chunks, [None]):  # None is the end
+    read = len(mark)
+    for chunk in itertools.chain([head[read:]], chunks, [None]):  # None is the end
         started = read - len(decoder.getstate()[0])
         read += len(chunk or b"")
         try:
@@ -172,13 +173,13 @@ def _refuse_unmarked_utf16(head: bytes, url: str) -> None:
 
 
 def _begin(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes, and all chunks again; reads may be short."""
-    first = b""
+    """Enough bytes to know a file by, and the chunks behind them; reads may be short."""
+    head = b""
     for chunk in chunks:
-        first += chunk
-        if len(first) >= _HEAD_BYTES:
+        head += chunk
+        if len(head) >= _HEAD_BYTES:
             break
-    return first[:_HEAD_BYTES], itertools.chain([first] if first else [], chunks)
+    return head, chunks
 
 
 def packing_of(head: bytes) -> str:

@@ -93,7 +93,8 @@ def _suspicious(raw: Mapping[str, Any]) -> Iterator[str]:
         letter in model["vocab"] for letter in byte_letters()
     )
     if not bytes_alone and not model.get("byte_fallback"):
-        unknown = f"its token {model['unk_token']}" if model.get("unk_token") else "nothing"
+        known = model.get("unk_token") is not None or model.get("unk_id") is not None
+        unknown = "a token for the unknown" if known else "nothing"
         yield f"`model` ({model.get('type')}, which has {unknown} for what its vocabulary lacks)"
     if any(token["lstrip"] or token["rstrip"] for token in raw["added_tokens"]):
         yield "`added_tokens` (with lstrip or rstrip, which drop spaces)"
