@@ -40,8 +40,9 @@ in the study) every 100th time. H replaces M̂ in their U too, an accident of in
 vocabulary's side is known by its role, not only by its length. Where mean|M̂| is so small that its
 square underflows, factors stay as they are: they would grow by ℓ per update until they overflow.
 Tensors of more than two sides are taken as (first, rest), or as stacked matrices where the group
-says `matrix_layout` = "experts". The study (`paper`) normalizes gradients, uses blocks and triangular factors up to 25,000; its means are over all layers, here over one. It
-takes the probability of an update one step later in the schedule, at t instead of t − 1, which is
+says `matrix_layout` = "experts". The study (`paper`) normalizes gradients, uses blocks and
+triangular factors up to 25,000; its means are over all layers, here over one. It takes the
+probability of an update one step later in the schedule, at t instead of t − 1, which is
 `flat_steps` less by one: 2744 instead of 2745 updates in the 5120 steps of its smallest run.
 
 Reference code: https://github.com/evanatyourservice/kron_torch at 884427c.
