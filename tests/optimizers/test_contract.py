@@ -513,7 +513,7 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was(build: Build):
         optimizer.add_param_group({"params": params[2:], "wd": 0.1})
     with pytest.raises(ValueError, match=r"Unknown role 'matrices'\. Did you mean 'matrix'\?"):
         optimizer.add_param_group({"params": params[2:], "role": "matrices"})
-    with pytest.raises(ValueError, match=r"role 'matrix' must be 2-D, but got shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"role 'matrix' must have two dimensions or more"):
         optimizer.add_param_group({"params": params[4:], "role": "matrix"})
     with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):
         optimizer.add_param_group({"params": params[:1]})

@@ -163,9 +163,9 @@ def test_a_tied_weight_is_one_embedding():
     assert [len(g["params"]) for g in groups if g["role"] == "embedding"] == [1]
 
 
-def test_only_linear_weights_are_matrices():
+def test_weights_of_linear_layers_and_convolutions_are_matrices():
     roles = infer_roles(Tied())
-    assert roles["conv.weight"] is Role.NORM
+    assert roles["conv.weight"] is Role.MATRIX
     assert roles["attention.in_proj_weight"] is Role.NORM
     assert roles["attention.out_proj.weight"] is Role.MATRIX
     assert roles["output.bias"] is Role.BIAS

@@ -27,8 +27,9 @@ Departures from Algorithm 1: decoupled decay, as in the authors' code. The secon
 once per block, where the study stored a copy for each parameter, which changes memory only. Gains
 and other vectors are one block each, as in the authors' code; the study gave each element its own,
 which is `norm_block` = "element", and clipped the gradients of these alone: clipping is left to the
-training loop here. A tensor of three or more dimensions has one block per index of the first, where
-the authors' code, which goes by names, may make it a single block.
+training loop here. A tensor of three or more dimensions has one block
+per index of the first, or one per row of each matrix where the group says `matrix_layout` =
+"experts"; the authors' code, which goes by names, may make it a single block.
 
 Reference code: https://github.com/zyushun/Adam-mini at 402aadf (version 1.1.1).
 """
@@ -46,6 +47,7 @@ from torch import Tensor
 from optbench.config import Role
 from optbench.optimizers.adamw import adamw_scalars
 from optbench.optimizers.base import BaseOptimizer, Params
+from optbench.optimizers.blocks import is_stacked, matrix_shape
 from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.compiled import Kernel, Scalars
 from optbench.optimizers.hyperparameters import POSITIVE_INTEGER, SHARED_BOUNDS, Constraint, OneOf
@@ -74,7 +76,9 @@ class AdamMini(BaseOptimizer):
         beta1: decay of the gradient average, in [0, 1).
         beta2: decay of the average of mean squared gradients, in [0, 1).
         eps: added to the root of the second moment, ≥ 0.
-        weight_decay: λ, ≥ 0, multiplied by the learning rate.
+        weight_decay: λ, ≥ 0, multiplied by the learning rate, for every parameter of the group. The
+            authors decay neither gains nor biases: as in the groups of
+            :func:`optbench.optimizers.parameter_groups`.
         head_dim: consecutive rows of a hidden matrix that form one block, ≥ 1; meant for the groups
             of query and key.
         norm_block: what shares a second moment in a vector that is no bias: the whole "tensor", or
@@ -165,9 +169,12 @@ def _partition(shape: tuple[int, ...], group: Group) -> tuple[int, int]:
         size = math.prod(shape)
         return (size, 1) if is_bias or group["norm_block"] == "element" else (1, size)
     rows = group["head_dim"] if group["role"] in (None, Role.MATRIX) else 1
-    if shape[0] % rows:
+    stacked = is_stacked(shape, group)
+    height, width = matrix_shape(shape, stacked=stacked)
+    if height % rows:
         raise ValueError(
             f"`head_dim` must divide the rows of a hidden matrix, but got head_dim={rows} and a "
             f"shape of {shape}. Set it in the groups of query and key only."
         )
-    return shape[0] // rows, rows * math.prod(shape[1:])
+    count = math.prod(shape[:-2]) if stacked else 1
+    return count * height // rows, rows * width

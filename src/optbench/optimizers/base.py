@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from optbench.config import Role
+from optbench.optimizers.blocks import MATRIX_LAYOUTS
 from optbench.optimizers.bucket_plan import Division, Plan, active_parameters, partition_of
 from optbench.optimizers.buckets import (
     Bucket,
@@ -83,6 +84,8 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             those runs were made (:data:`optbench.config.EARLIER_HYPERPARAMETERS`).
         structural: hyperparameters on which the layout or the meaning of the state depends; fixed
             from the first state on.
+        takes_tensors: in a group without a role, tensors of more than two dimensions count as
+            matrices.
         batched: False steps each parameter by itself, the plain form of the same algorithm.
         compiled: take compiled steps where there are some; set by :meth:`compile`.
         sum_over_owners: adds up, over the processes that step parameters of one model, a tensor
@@ -107,6 +110,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
     paper: ClassVar[Mapping[str, Value]] = MappingProxyType({})
     earlier: ClassVar[Mapping[str, Value]] = MappingProxyType({})
     structural: ClassVar[frozenset[str]] = frozenset()
+    takes_tensors: ClassVar[bool] = False
     batched: bool = True
     compiled: bool = False
     sum_over_owners: Callable[[Tensor], Tensor] | None = None
@@ -195,7 +199,10 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         if self.auxiliary is None:
             return type(self)
         role = group["role"]
-        own = len(shape) == 2 if role is None else role in self.roles
+        if role is None:
+            own = len(shape) == 2 or (len(shape) > 2 and self.takes_tensors)
+        else:
+            own = role in self.roles
         return type(self) if own else self.auxiliary
 
     def lr_of(self, group: Group, shape: Sequence[int]) -> float:
@@ -232,6 +239,9 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         role = group["role"]
         if role is not None and role not in frozenset(Role):
             raise ValueError(did_you_mean(str(role), Role, what="role"))
+        layout = group.get("matrix_layout")
+        if layout is not None and layout not in MATRIX_LAYOUTS:
+            raise ValueError(did_you_mean(str(layout), MATRIX_LAYOUTS, what="matrix_layout"))
         params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
         for param in params:
             check_param(tensor_of(param), role)
@@ -347,7 +357,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         return plan.buckets
 
     def _fixed(self) -> list[str]:
-        return ["role", *sorted(self.structural)]
+        return ["role", "matrix_layout", *sorted(self.structural)]
 
     # Checkpoints ------------------------------------------------------------------------------
 

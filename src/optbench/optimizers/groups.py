@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 
 from optbench.config import Role
@@ -36,6 +37,7 @@ def parameter_groups(
 
     Each group holds ``params`` and ``role``; those of roles outside ``decayed_roles`` also hold
     ``weight_decay = 0``. A parameter shared under several names is taken once, under its first.
+    Filters of convolutions have groups of their own with ``matrix_layout`` = "filters".
     Parameters that do not require gradients are left out. Names may be those from before or from
     after the model was wrapped by ``DistributedDataParallel`` or ``torch.compile``.
 
@@ -58,22 +60,34 @@ def parameter_groups(
             raise ValueError("Roles can be inferred from a module only. Pass `roles` as well.")
         roles = infer_roles(model)
     named = model.named_parameters() if isinstance(model, nn.Module) else model
-    sorted_params = _sort_by_role(list(named), roles, heads or {})
+    filters = {id(layer.weight) for layer in _convolutions(model)}
+    sorted_params = _sort_by_role(list(named), roles, heads or {}, filters)
     return [
         {"params": params, "role": role.value}
         | ({} if role in decayed_roles else {"weight_decay": 0.0})
         | ({} if head_dim is None else {"head_dim": head_dim})
-        for (role, head_dim), params in sorted_params.items()
+        | ({"matrix_layout": "filters"} if is_filters else {})
+        for (role, head_dim, is_filters), params in sorted_params.items()
         if params
     ]
 
 
+def _convolutions(model: object) -> list[_ConvNd]:
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return [layer for layer in modules if isinstance(layer, _ConvNd)]
+
+
 def _sort_by_role(
-    named: list[tuple[str, Tensor]], roles: Mapping[str, Role], heads: Mapping[str, int]
-) -> dict[tuple[Role, int | None], list[Tensor]]:
+    named: list[tuple[str, Tensor]],
+    roles: Mapping[str, Role],
+    heads: Mapping[str, int],
+    filters: Collection[int],
+) -> dict[tuple[Role, int | None, bool], list[Tensor]]:
     names = [name for name, _ in named]
     roles, heads = _by_own_name(roles, names, "roles"), _by_own_name(heads, names, "heads")
-    by_role: dict[tuple[Role, int | None], list[Tensor]] = {(role, None): [] for role in Role}
+    by_role: dict[tuple[Role, int | None, bool], list[Tensor]] = {
+        (role, None, False): [] for role in Role
+    }
     seen: set[int] = set()
     for name, param in named:
         if id(param) in seen or not param.requires_grad:
@@ -87,7 +101,7 @@ def _sort_by_role(
         head_dim = heads.get(name)
         if head_dim is not None:
             _check_heads(name, param, head_dim)
-        by_role.setdefault((Role(roles[name]), head_dim), []).append(param)
+        by_role.setdefault((Role(roles[name]), head_dim, id(param) in filters), []).append(param)
     return by_role
 
 
@@ -127,11 +141,12 @@ def infer_roles(module: nn.Module, overrides: Mapping[str, Role] | None = None) 
     - Weights of ``nn.Embedding`` are embeddings, also when tied to a linear layer.
     - The head is the last ``nn.Linear`` with as many outputs as an embedding has rows, those named
       head, lm_head or output first; without one of that size, the last of such a name.
-    - Weights of every other ``nn.Linear`` are matrices.
+    - Weights of every other ``nn.Linear`` are matrices, and so are those of convolutions, which
+      :func:`parameter_groups` puts into a group of their own with ``matrix_layout`` = "filters".
     - What has "bias" in its own name, as ``weight`` is one, is a bias: of linear layers,
       convolutions, attention and norms.
-    - All else is norm: gains, and also convolution kernels and fused attention weights, which are
-      not one linear map each.
+    - All else is norm: gains, and also fused attention weights, which are not one linear map each,
+      and stacked experts; give those the role of a matrix by ``overrides``.
 
     Args:
         module: any model.
@@ -146,7 +161,7 @@ def infer_roles(module: nn.Module, overrides: Mapping[str, Role] | None = None) 
     embeddings = [m for m in module.modules() if isinstance(m, nn.Embedding)]
     by_id: dict[int, Role] = {}
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | _ConvNd):
             by_id[id(layer.weight)] = Role.MATRIX
     head = _find_head(module, {e.num_embeddings for e in embeddings})
     if head is not None:

@@ -39,9 +39,10 @@ with an update at every step; here both follow from t. They balance with probabi
 in the study) every 100th time. H replaces M̂ in their U too, an accident of in-place arithmetic. The
 vocabulary's side is known by its role, not only by its length. Where mean|M̂| is so small that its
 square underflows, factors stay as they are: they would grow by ℓ per update until they overflow.
-Tensors of more than two sides are taken as (first, rest). The study (`paper`) normalizes gradients,
-uses blocks and triangular factors up to 25,000; its means are over all layers, here over one. It
-takes the probability of an update one step later in the schedule, at t instead of t − 1, which is
+Tensors of more than two sides are taken as (first, rest), or as stacked matrices where the group
+says `matrix_layout` = "experts". The study (`paper`) normalizes gradients, uses blocks and
+triangular factors up to 25,000; its means are over all layers, here over one. It takes the
+probability of an update one step later in the schedule, at t instead of t − 1, which is
 `flat_steps` less by one: 2744 instead of 2745 updates in the 5120 steps of its smallest run.
 
 Reference code: https://github.com/evanatyourservice/kron_torch at 884427c.
@@ -61,7 +62,7 @@ from torch import Tensor
 from optbench.config import Role
 from optbench.optimizers.annealing import updates_until
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.blocks import Blocks, cut, matrix_shape
+from optbench.optimizers.blocks import Blocks, cut, is_stacked, matrix_shape
 from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Bound, Constraint
 from optbench.optimizers.kronecker import Factors, update_noise
@@ -85,7 +86,9 @@ class Kron(BaseOptimizer):
         params: tensors, named tensors or groups.
         lr: learning rate, ≥ 0.
         beta1: decay of the gradient average, in [0, 1).
-        weight_decay: λ, ≥ 0, multiplied by the learning rate.
+        weight_decay: λ, ≥ 0, multiplied by the learning rate, for every parameter of the group. The
+            authors decay no vectors: as in the groups of
+            :func:`optbench.optimizers.parameter_groups`.
         preconditioner_lr: ℓ, step size of the factors, in [0, 1).
         preconditioner_init_scale: the preconditioner's root at the start, > 0.
         min_update_probability: share of steps, late in a run, that update the factors, ≥ 0.001.
@@ -202,14 +205,14 @@ class Kron(BaseOptimizer):
         if grad.numel() == 0:
             return torch.zeros_like(grad)
         layout = _layout(grad.shape[1:], group)
-        momentum = _debiased_momentum(grad, state["momentum_buffer"], step, group)
+        momentum = _debiased_momentum(grad, state["momentum_buffer"], step, group, layout.blocks)
         factors = _factors(state, layout)
         schedule = (float(group["min_update_probability"]), int(group["flat_steps"]))
         count = updates_until(step, *schedule)
         with full_float32():
             if count > updates_until(step - 1, *schedule):
                 _fit(factors, momentum, layout.blocks, count, group)
-            whitened = factors.precondition(layout.blocks.split(momentum))
+            whitened = factors.precondition(layout.blocks.tiles(momentum))
         return _limited(layout.blocks.join(whitened)).reshape(grad.shape)
 
 
@@ -222,22 +225,27 @@ class _Layout:
 
 
 def _layout(shape: tuple[int, ...], group: Group) -> _Layout:
-    rows, columns = matrix_shape(shape)
+    stacked = is_stacked(shape, group)
+    rows, columns = matrix_shape(shape, stacked=stacked)
     if len(shape) < 2:
         return _Layout(cut(shape, 0), (False,))
     longest = group["max_size_triangular"]
     vocabulary = group["role"] in (Role.EMBEDDING, Role.HEAD)
     triangular = (1 < rows <= longest and not vocabulary, 1 < columns <= longest)
     size = group["block_size"]
-    return _Layout(cut(shape, size, rows=triangular[0], columns=triangular[1]), triangular)
+    blocks = cut(shape, size, rows=triangular[0], columns=triangular[1], stacked=stacked)
+    return _Layout(blocks, triangular)
 
 
-def _debiased_momentum(grad: Tensor, momentum: Tensor, step: int, group: Group) -> Tensor:
-    """M̂ as a new tensor; M is brought up to date."""
+def _debiased_momentum(
+    grad: Tensor, momentum: Tensor, step: int, group: Group, blocks: Blocks
+) -> Tensor:
+    """M̂ as a new tensor (matrices, rows, columns); M is brought up to date."""
     if group["normalize_grads"]:
-        grad = grad / tensor_norms(grad).add_(NORM_EPS)
+        matrices = blocks.apart(grad)
+        grad = (matrices / tensor_norms(matrices).add_(NORM_EPS)).view(grad.shape)
     momentum.lerp_(grad, 1 - group["beta1"])
-    return momentum / (1 - group["beta1"] ** step)
+    return blocks.apart(momentum / (1 - group["beta1"] ** step))
 
 
 def _factors(state: State, layout: _Layout) -> Factors:
@@ -253,16 +261,15 @@ def _fit(factors: Factors, momentum: Tensor, blocks: Blocks, count: int, group: 
     """One update of the factors, in place."""
     if count % BALANCE_EVERY == 0:
         factors.balance()
-    momentum = momentum.reshape(-1, blocks.rows, blocks.columns)
     noise = update_noise(momentum[:1], group["seed"], count)
     size = tensor_means(momentum.abs())
     damped = torch.addcmul(momentum, size, noise, value=DAMPING)
     smallest = math.sqrt(torch.finfo(size.dtype).tiny)
     rate = (size > smallest).to(size.dtype).flatten().mul_(group["preconditioner_lr"])
     factors.fit(
-        factors.transform(blocks.split(damped)),
-        factors.solve(blocks.split(noise.expand_as(momentum))),
-        rate.repeat_interleave(blocks.count) if blocks.count > 1 else rate,
+        factors.transform(blocks.tiles(damped)),
+        factors.solve(blocks.tiles(noise.expand_as(momentum))),
+        rate.repeat_interleave(blocks.per_matrix) if blocks.per_matrix > 1 else rate,
     )
 
 

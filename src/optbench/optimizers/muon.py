@@ -11,6 +11,11 @@ with μ = `momentum`, Nesterov = `nesterov`, λ = `weight_decay`, and NS the `ns
 :func:`optbench.optimizers.linalg.newton_schulz`. Embedding, head and vectors are stepped by AdamW
 with `beta1`, `beta2`, `eps` at learning rate `aux_lr_ratio`·lr.
 
+A tensor of three dimensions is a stack of matrices, such as experts (E, m, n), each with an update
+of its own; one of more is the filters of a convolution (out, in, *kernel), taken as one matrix
+(out, in·kernel). A group says otherwise by `matrix_layout`: "experts" or "filters", the latter for
+one-dimensional convolutions.
+
 State: momentum_buffer (m, n) float32 = M for matrices; exp_avg and exp_avg_sq for the rest.
 Cost: 4 bytes per parameter of a hidden matrix, 8 of the rest; ns_steps·(4·r²·c + 2·r³) FLOPs per
 matrix and step, r = min(m, n), c = max(m, n).
@@ -20,7 +25,8 @@ everywhere, and in the state's dtype on other devices, where bfloat16 costs accu
 some faster. NS divides by max(‖U‖, 1e-7), as torch.optim.Muon does; the authors divide by
 ‖U‖ + 1e-7, which changes the direction by less than 1e-6/‖U‖ at five iterations
 (:func:`optbench.optimizers.linalg.newton_schulz`). That 1e-7 is no hyperparameter: the study found
-every value alike.
+every value alike. For filters the authors take the factor √max(1, m/n) from the last two sides of
+the kernel, which makes it 1; here it is that of the matrix which is orthogonalized.
 
 Reference code: https://github.com/KellerJordan/Muon at 857d1ad, and torch.optim.Muon of PyTorch
 2.13 with adjust_lr_fn="original", equal to 1e-12 in float64 once its bfloat16 cast is taken out.
@@ -29,7 +35,7 @@ Reference code: https://github.com/KellerJordan/Muon at 857d1ad, and torch.optim
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, final
 
@@ -39,6 +45,7 @@ from torch import Tensor
 from optbench.config import Role
 from optbench.optimizers.adamw import AdamW
 from optbench.optimizers.base import BaseOptimizer, Params
+from optbench.optimizers.blocks import as_matrices, is_stacked, matrix_shape
 from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
@@ -51,7 +58,8 @@ class Muon(BaseOptimizer):
     """Muon on hidden matrices, AdamW on everything else.
 
     Args:
-        params: tensors, named tensors or groups; without roles every 2-D tensor counts as a matrix.
+        params: tensors, named tensors or groups; without roles every tensor of two or more
+            dimensions counts as a matrix, or as several.
         lr: learning rate of the matrices, ≥ 0.
         momentum: μ, in [0, 1).
         nesterov: look one step ahead.
@@ -67,6 +75,7 @@ class Muon(BaseOptimizer):
 
     roles: ClassVar[frozenset[Role]] = frozenset({Role.MATRIX})
     auxiliary: ClassVar[type[BaseOptimizer] | None] = AdamW
+    takes_tensors: ClassVar[bool] = True
     bounds: ClassVar[Mapping[str, Constraint]] = MappingProxyType(
         {**SHARED_BOUNDS, "ns_dtype": OneOf(NS_DTYPES)}
     )
@@ -121,18 +130,27 @@ class Muon(BaseOptimizer):
     @classmethod
     def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
         """The Newton–Schulz iterations."""
-        return newton_schulz_work(shape, group["ns_steps"], group["ns_dtype"]) * num_steps
+        stacked = _is_stacked(shape, group)
+        work = newton_schulz_work(
+            matrix_shape(shape, stacked=stacked), group["ns_steps"], group["ns_dtype"]
+        )
+        return work * (num_steps * (math.prod(shape[:-2]) if stacked else 1))
 
     @staticmethod
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:
-        """√max(1, m/n) · NS(U) for a stack (B, m, n)."""
+        """√max(1, m/n) · NS(U) for a stack (B, *shape)."""
         momentum = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
         if group["nesterov"]:
             momentum = torch.lerp(momentum, grad, 1 - group["momentum"])
-        rows, columns = grad.shape[-2:]
+        matrices = as_matrices(momentum, stacked=_is_stacked(grad.shape[1:], group))
+        rows, columns = matrices.shape[-2:]
         direction = newton_schulz(
-            momentum,
+            matrices,
             steps=group["ns_steps"],
             compute_dtype=newton_schulz_dtype(group["ns_dtype"], grad),
-        )
+        ).reshape(grad.shape)
         return direction.mul_(math.sqrt(rows / columns)) if rows > columns else direction
+
+
+def _is_stacked(shape: Sequence[int], group: Group) -> bool:
+    return is_stacked(shape, group, three_axes="experts")

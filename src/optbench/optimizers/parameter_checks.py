@@ -28,10 +28,10 @@ def check_param(param: Tensor, role: str | None) -> None:
             f"Parameters must be real floating-point tensors, but one of shape {shape} has dtype "
             f"{param.dtype}. Optimize torch.view_as_real of a complex tensor."
         )
-    if role == Role.MATRIX and param.ndim != 2:
+    if role == Role.MATRIX and param.ndim < 2:
         raise ValueError(
-            f"A parameter with role 'matrix' must be 2-D, but got shape {shape}. Give it the role "
-            f"'norm', or pass it in a group without a role."
+            f"A parameter with role 'matrix' must have two dimensions or more, but got shape "
+            f"{shape}. Give it the role 'norm' or 'bias', or pass it in a group without a role."
         )
     if is_traceable_wrapper_subclass(param):
         raise TypeError(

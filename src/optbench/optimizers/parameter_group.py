@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 # Keys that a group may hold besides hyperparameters.
-GROUP_TAGS = ("params", "param_names", "role", "name")
+GROUP_TAGS = ("params", "param_names", "role", "matrix_layout", "name")
 # What torch's schedulers, and this package when it saves, put there.
 HELD_BY_TORCH = frozenset(
     {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "method"}

@@ -15,6 +15,11 @@ with μ = `momentum` for matrices and `beta1` for the rest, λ = `weight_decay`,
 and NS the `ns_steps` iterations of :func:`optbench.optimizers.linalg.newton_schulz`. All but the
 matrices are stepped at learning rate `aux_lr_ratio`·lr.
 
+A tensor of more than two dimensions is the filters of a convolution (out, in, *kernel): the matrix
+(out, in·k) of the k places of the kernel is orthogonalized and d = √(out/in)/k·NS(M), the authors'
+SpectralConv. A group of stacked experts (E, m, n) says `matrix_layout` = "experts": each is a
+matrix. Where a tensor of several dimensions counts as a vector by its role, d is divided by n.
+
 λ = 1 is the constrained form, a convex combination of W and the ball's point −ρ·d: W stays in the
 ball of radius ρ wherever lr ≤ 1 (in 1.2·ρ, by the error of NS). λ = 0 is the unconstrained form.
 Another λ makes the radius ρ/λ. A group's own weight_decay rules it alone: with
@@ -54,7 +59,7 @@ from torch import Tensor
 
 from optbench.config import EARLIER_HYPERPARAMETERS, Role
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.blocks import matrix_shape
+from optbench.optimizers.blocks import as_matrices, is_stacked, matrix_shape
 from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
@@ -77,14 +82,15 @@ class SignScion(BaseOptimizer):
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:
         """ρ·d(M) by the role of the group, for a stack (B, *shape)."""
         momentum = state["momentum_buffer"].lerp_(grad, 1 - group["beta1"])
+        _, columns = matrix_shape(grad.shape[1:])
         if group["role"] not in (Role.EMBEDDING, Role.HEAD):  # without a role, what is no matrix
             if group["norm_rule"] == "rms":
-                root = tensor_means(momentum.square()).sqrt_().add_(RMS_EPS)
+                # √(m/n)·M/‖M‖ is in the ball of the matrix rule whatever M is; n = 1 for vectors.
+                root = tensor_means(momentum.square()).sqrt_().add_(RMS_EPS).mul_(columns)
                 return momentum * (group["radius_hidden"] / root)
             return _signs(momentum, group["radius_hidden"])
         if group["role"] == Role.EMBEDDING and group["embedding_rule"] == "sign":
             return _signs(momentum, group["radius_embedding"])
-        _, columns = matrix_shape(grad.shape[1:])
         return _signs(momentum, group["radius_head"] / (columns if group["per_input"] else 1))
 
 
@@ -99,8 +105,8 @@ class Scion(BaseOptimizer):
     """Scion on all parameters.
 
     Args:
-        params: tensors, named tensors or groups; without roles every 2-D tensor counts as a matrix
-            and all else as a vector.
+        params: tensors, named tensors or groups; without roles every tensor of two or more
+            dimensions counts as a matrix, or as several, and all else as a vector.
         lr: learning rate, ≥ 0: the part of the way to the ball's surface that a step goes.
         momentum: μ of hidden matrices, in [0, 1).
         radius_embedding: ρ of the embedding, ≥ 0, unless it is stepped as the head.
@@ -121,6 +127,7 @@ class Scion(BaseOptimizer):
 
     roles: ClassVar[frozenset[Role]] = frozenset({Role.MATRIX})
     auxiliary: ClassVar[type[BaseOptimizer] | None] = SignScion
+    takes_tensors: ClassVar[bool] = True
     # Powers of two around the authors' best for this recipe, 2⁻⁷ and 2⁻⁵. The steps of matrices,
     # lr·radius_hidden from 0.006 to 0.1, are about the study's. Radii within a factor of two of the
     # authors', and the two forms of the method in place of a weight decay.
@@ -209,18 +216,26 @@ class Scion(BaseOptimizer):
     @classmethod
     def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
         """The Newton–Schulz iterations."""
-        return newton_schulz_work(shape, group["ns_steps"], group["ns_dtype"]) * num_steps
+        stacked = is_stacked(shape, group)
+        work = newton_schulz_work(
+            matrix_shape(shape, stacked=stacked), group["ns_steps"], group["ns_dtype"]
+        )
+        return work * (num_steps * (math.prod(shape[:-2]) if stacked else 1))
 
     @staticmethod
     def update(grad: Tensor, state: State, step: int, group: Group) -> Tensor:
-        """ρ·√(m/n)·NS(M) for a stack (B, m, n)."""
+        """ρ·√(m/n)·NS(M) for a stack (B, *shape)."""
         momentum = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
-        rows, columns = grad.shape[-2:]
+        stacked = is_stacked(grad.shape[1:], group)
+        matrices = as_matrices(momentum, stacked=stacked)
+        rows, columns = matrices.shape[-2:]
+        # Of filters, the norm is that of the matrix at each place of the kernel, summed over them.
+        places = 1 if stacked else math.prod(grad.shape[3:])
         ratio = rows / max(1, columns)
-        factor = math.sqrt(ratio if group["shrink_wide"] else max(1.0, ratio))
+        factor = math.sqrt(ratio / places if group["shrink_wide"] else max(1.0, ratio))
         direction = newton_schulz(
-            momentum,
+            matrices,
             steps=group["ns_steps"],
             compute_dtype=newton_schulz_dtype(group["ns_dtype"], grad),
-        )
+        ).reshape(grad.shape)
         return direction.mul_(group["radius_hidden"] * factor)

@@ -30,7 +30,8 @@ authors do it after. Where a matrix is not square, the first basis of its longer
 shorter, mapped by G and completed by QR: the same eigenvectors at less cost, and those of
 eigenvalue 0, which the authors leave to the solver's rounding errors, are defined. The
 vocabulary's side is known by its role, not only by its length. Tensors of more than two sides are
-taken as (first, rest). The study (`paper`) counts the skipped step, k = t, which is
+taken as (first, rest), or as stacked matrices where the group says `matrix_layout` = "experts"; the
+authors rotate each side. The study (`paper`) counts the skipped step, k = t, which is
 `count_first_step`; refreshes the bases before it adds the gradient to L and R, which is
 `refresh_first`; rotates vectors too, which is `rotate_vectors`; and cuts blocks.
 
@@ -50,7 +51,7 @@ from torch import Tensor
 
 from optbench.config import Role
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.blocks import Blocks, cut, matrix_shape
+from optbench.optimizers.blocks import Blocks, cut, is_stacked, matrix_shape
 from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.eigenbases import Rotation, Side
 from optbench.optimizers.hyperparameters import (
@@ -216,13 +217,14 @@ class _Layout:
 
 
 def _layout(shape: tuple[int, ...], group: Group) -> _Layout:
-    rows, columns = matrix_shape(shape)
+    stacked = is_stacked(shape, group)
+    rows, columns = matrix_shape(shape, stacked=stacked)
     longest = group["max_precond_dim"]
     vocabulary = group["role"] in (Role.EMBEDDING, Role.HEAD)
     rotates = len(shape) > 1 or group["rotate_vectors"]
     by_rows = rotates and 1 < rows <= longest and not vocabulary
     by_columns = rotates and 1 < columns <= longest
-    blocks = cut(shape, group["block_size"], rows=by_rows, columns=by_columns)
+    blocks = cut(shape, group["block_size"], rows=by_rows, columns=by_columns, stacked=stacked)
     sides = (("rows", blocks.height, by_rows), ("columns", blocks.width, by_columns))
     return _Layout(blocks, {side: size for side, size, rotated in sides if rotated})
 
