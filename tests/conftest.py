@@ -9,6 +9,11 @@ from hypothesis import settings
 from optbench.config import RunConfig
 
 from .builders import TINY_CONFIG
+from .smoke_study import SmokeStudy, smoke_study_in
+
+# Tests go side by side, one on each core; threads of theirs would wait for each other and take four
+# times the processor time. NumPy and torch read it when a process imports them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The speed of the machine is no property under test.
 settings.register_profile("optbench", deadline=None)
@@ -32,3 +37,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture
 def tiny_config() -> RunConfig:
     return TINY_CONFIG
+
+
+@pytest.fixture(scope="session")
+def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> SmokeStudy:
+    """Carried out once, by the first of the processes that test side by side to need it."""
+    folder = tmp_path_factory.getbasetemp()
+    return smoke_study_in(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
