@@ -4,7 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: nano smoke test check clean
+# Neighbours run in one process, which makes what they share once; the other takes over from the end.
+TEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# Inductor's code is no processor's own, so compiled steps are tested once.
+NUMERICS := tests/optimizers --ignore tests/optimizers/test_compiled.py \
+	$(addprefix tests/test_,accumulation.py cross_entropy.py curvature_estimates.py \
+	document_attention.py export.py label_noise.py model.py trainer.py)
+
+.PHONY: nano smoke test test-processors check clean
 
 nano: $(INSTALLED)  ## tune and compare four optimizers on this machine (about 12 minutes, 2 cores)
 	$(BIN)/optbench run nano
@@ -13,7 +20,13 @@ smoke: $(INSTALLED)  ## the same code on a tiny budget, under a minute
 	$(BIN)/optbench run nano --smoke
 
 test: $(INSTALLED)  ## the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(TEST)
+
+test-processors: $(INSTALLED)  ## the numerics again, by the code and threads of other processors
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
+	OPENBLAS_CORETYPE=Nehalem $(TEST) -m "not slow" $(NUMERICS) tests/test_ranks.py
+	OMP_NUM_THREADS=4 ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	OPENBLAS_CORETYPE=Haswell OMP_WAIT_POLICY=passive $(TEST) -m "not slow" $(NUMERICS)
 
 check: $(INSTALLED)  ## style, types, import layers
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from optbench.report.cells_table import markdown_cells_table
 from optbench.report.text import markdown_table, mean_text, speedup_text
 from optbench.store import RunStore
 from optbench.study_file import read_study
+
+from .smoke_study import SmokeStudy
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md"))
@@ -66,8 +69,9 @@ def test_every_optbench_command_of_the_readme_parses(command: str) -> None:
     assert CliRunner().invoke(main, [words[1], "--help"]).exit_code == 0
 
 
-def test_the_short_readme_commands_run(tmp_path: Path) -> None:
-    """Those that a minute is enough for, one after another, in an empty folder."""
+def test_the_short_readme_commands_run(tmp_path: Path, smoke_study: SmokeStudy) -> None:
+    """Those that a minute is enough for, one after another, where the smoke study was run."""
+    shutil.copytree(smoke_study.store, tmp_path / "runs" / "nano-smoke")
     ran = 0
     for command in readme_commands():
         words = shlex.split(command.replace(".venv/bin/", ""))
@@ -81,6 +85,7 @@ def test_the_short_readme_commands_run(tmp_path: Path) -> None:
             env=os.environ,
         )
         assert done.returncode == 0, command + done.stdout + done.stderr
+        assert words[1] != "plan" or os.listdir(tmp_path) == ["runs"]  # nothing is made
         ran += 1
     assert ran >= 4
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from optbench.config import ModelConfig, Precision, Role
 from optbench.model import Llama, RMSNorm, RotaryPositions
 
 from .builders import TINY_MODEL
+from .needs import needs_compiler
 
 WIDE = ModelConfig(num_layers=1, d_model=64, d_ff=256, num_heads=2, vocab_size=512, seq_len=8)
 Array = npt.NDArray[np.float64]
@@ -319,9 +319,7 @@ def test_recomputed_activations_give_the_same_bits(precision: Precision) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++")), reason="there is no C++ compiler"
-)
+@needs_compiler
 # PyTorch 2.13 uses what it deprecates when it loads its compiler, and looks at every input's .grad.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

@@ -139,11 +139,11 @@ def test_interval_in_seconds_covers_the_truth() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["interpolate", "paper"])
 def test_coverage_over_many_studies(estimator: CurveEstimator) -> None:
-    """150 studies of a kind have a standard error of 1.8 %, those of all kinds together 0.5 %."""
+    """40 studies of a kind have a standard error of 3.4 %, those of all kinds together 1.0 %."""
     table = {
-        (efficiency, seeds, sigma): coverage(150, estimator, efficiency, seeds=seeds, sigma=sigma)
+        (efficiency, seeds, sigma): coverage(40, estimator, efficiency, seeds=seeds, sigma=sigma)
         for efficiency in (0.8, 1.0, 1.3, 1.9)
         for seeds, sigma in ((6, 0.02), (3, 0.02), (6, 0.05))
     }
-    assert min(table.values()) >= 0.89, table
-    assert 0.935 <= np.mean(list(table.values())) <= 0.975, table
+    assert min(table.values()) >= 0.85, table
+    assert 0.93 <= np.mean(list(table.values())) <= 0.98, table

@@ -18,7 +18,7 @@ from optbench.analysis.speedup import CurveEstimator
 
 from .simulated_losses import BASELINE, UNIT_PARAMS, Scenario, simulate, true_efficiency, true_loss
 
-STUDIES = 200
+STUDIES = 60
 ONE_SIZE: tuple[CurveEstimator, ...] = ("paper", "interpolate")
 DOUBLING = (0.5, 1.0, 2.0, 4.0)
 
@@ -87,7 +87,7 @@ def run_studies(scenario: Scenario, studies: int, *key: int, replicates: int = 4
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_in_95_of_100_studies() -> None:
-    """The band is that of all scenarios together; a single one has 200 studies to go by."""
+    """The band is that of all scenarios together; a single one has 60 studies to go by."""
     tallies = {
         name: run_studies(scenario, STUDIES, 20, k)
         for k, (name, scenario) in enumerate(SCENARIOS.items())
@@ -95,10 +95,11 @@ def test_intervals_cover_the_truth_in_95_of_100_studies() -> None:
     kinds = list(tallies["nano"].hits)
     table = {n: {k: round(t.coverage(k), 3) for k in kinds} for n, t in tallies.items()}
     for kind in kinds:
-        together = np.mean([hit for tally in tallies.values() for hit in tally.hits[kind]])
-        assert 0.93 <= together <= 0.975, (kind, together, table)
+        hits = [hit for tally in tallies.values() for hit in tally.hits[kind]]
+        error = math.sqrt(0.95 * 0.05 / len(hits))  # 0.9 % for one optimizer of each study
+        assert 0.94 - error <= np.mean(hits) <= 0.97 + error, (kind, np.mean(hits), table)
         # four standard errors of the few studies in which the baseline meets itself, three of all
-        least = 0.95 - (0.11 if "itself" in kind else 0.046)
+        least = 0.95 - (0.2 if "itself" in kind else 0.085)
         assert min(row[kind] for row in table.values()) >= least, (kind, table)
     # the test for misfit is one at 1 %, and the model holds everywhere
     assert sum(t.misfits for t in tallies.values()) <= 0.02 * STUDIES * len(tallies), table

@@ -16,12 +16,14 @@ from torch._dynamo.utils import counters
 
 from optbench.optimizers import OPTIMIZERS, BaseOptimizer, CurvatureOptimizer
 
+from ..needs import needs_compiler
 from .trajectories import distance, gradient
 
-# PyTorch 2.13 uses what it deprecates when it loads its compiler.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
-)
+pytestmark = [
+    needs_compiler,
+    # PyTorch 2.13 uses what it deprecates when it loads its compiler.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+]
 
 # More elements than are summed in one way, fewer, a vector, and no element at all.
 SHAPES = ((70, 64), (8, 6), (6, 8), (16,), (0, 3))

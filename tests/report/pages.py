@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import html.parser
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+from ..needs import CHROMIUM
 
 
 class Page(html.parser.HTMLParser):
@@ -55,6 +52,3 @@ def browse(path: Path, *options: str) -> tuple[str, str]:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, done.stderr
-
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")

@@ -20,7 +20,8 @@ from optbench.report.text import interval_text, value_text
 from optbench.store import RunStore
 
 from ..analysis.synthetic import SimulatedStudy, Truth, finished_study
-from .pages import Page, browse, needs_browser
+from ..needs import needs_browser
+from .pages import Page, browse
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 

@@ -10,8 +10,9 @@ import pytest
 
 from optbench.report.paper_page import render_paper_page, write_paper_page
 
+from ..needs import needs_browser
 from ..published_analysis import paper_results
-from .pages import Page, browse, needs_browser
+from .pages import Page, browse
 
 
 @pytest.fixture(scope="module")
