@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 nano: $(INSTALLED)  ## tune and compare four optimizers on this machine (about 12 minutes, 2 cores)
 	$(BIN)/optbench run nano
 
-smoke: $(INSTALLED)  ## the same code on a tiny budget, under a minute
+smoke: $(INSTALLED)  ## the same code with toy models, in seconds
 	$(BIN)/optbench run nano --smoke
 
 test: $(INSTALLED)  ## the whole test suite
