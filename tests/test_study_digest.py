@@ -111,7 +111,7 @@ def test_the_order_of_optimizers_and_axes_counts_and_no_other() -> None:
 
 def test_the_smoke_table_is_a_part_of_the_smoke_version_only() -> None:
     without = NANO[: NANO.index("[smoke]")]
-    other = NANO.replace("tie_floor = 0.05", "tie_floor = 0.06")
+    other = NANO.replace("tie_floor = 0.1 ", "tie_floor = 0.2 ")
     assert other != NANO
     assert digest(without) == digest(NANO) == digest(other)
     assert study_digest(NANO, smoke=True) != study_digest(other, smoke=True)
