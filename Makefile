@@ -16,7 +16,7 @@ NUMERICS := tests/optimizers --ignore tests/optimizers/test_compiled.py \
 nano: $(INSTALLED)  ## tune and compare four optimizers on this machine (about 12 minutes, 2 cores)
 	$(BIN)/optbench run nano
 
-smoke: $(INSTALLED)  ## the same code on a tiny budget, under a minute
+smoke: $(INSTALLED)  ## the same code with toy models, in seconds
 	$(BIN)/optbench run nano --smoke
 
 test: $(INSTALLED)  ## the whole test suite

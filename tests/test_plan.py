@@ -56,9 +56,9 @@ def plan(planned: list[PlannedRuns], monkeypatch: pytest.MonkeyPatch) -> Plan:
 def test_every_optimizer_has_its_tuning_and_its_confirmation(plan: Plan) -> None:
     phases = {(row.phase, row.optimizer, *row.cells) for row in plan.rows}
     for name in ("adamw", "nadamw", "lion", "muon"):
-        assert ("tune", name, "d32 0.05x") in phases
-        assert ("confirm", name, "d32 0.05x") in phases
-    assert ("confirm", "adamw", "d32 0.1x") in phases
+        assert ("tune", name, "d32 1x") in phases
+        assert ("confirm", name, "d32 1x") in phases
+    assert ("confirm", "adamw", "d32 2x") in phases
 
 
 def test_tokens_flops_and_seconds_are_those_of_the_runs(
@@ -66,7 +66,7 @@ def test_tokens_flops_and_seconds_are_those_of_the_runs(
 ) -> None:
     row, runs = plan.rows[0], planned[0]
     config = runs.example
-    assert row.tokens == runs.expected * config.num_steps * 16 * 64
+    assert row.tokens == runs.expected * config.num_steps * 16 * 16
     assert row.flops == runs.expected * config.train_flops
     evaluated = config.num_evals * config.eval_tokens + config.test_tokens
     one_run_s = config.num_steps * 0.01 + evaluated * 1e-6

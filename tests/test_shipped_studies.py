@@ -1,13 +1,23 @@
 """The study files of the package: all of them parse, and the large ones say what they must."""
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from optbench.analysis.explanation import find_cell
+from optbench.analysis.journal import read_journal
+from optbench.cli import main
+from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
+from optbench.run_axes import axis_values
 from optbench.space import Value
-from optbench.study_config import StudyConfig, run_problems
+from optbench.store import RunStore
+from optbench.study_config import OptimizerStudy, StudyConfig, run_problems
 from optbench.study_file import find_study, read_study
 
 SHIPPED = sorted(
@@ -222,9 +232,96 @@ def test_in_the_original_study_schedules_and_clipping_go_by_family(original: Stu
         )
 
 
-@pytest.mark.parametrize("name", ["nano", "nano_all", "nano_ladder"])
-def test_a_study_that_can_be_run_here_has_a_smoke_version(name: str) -> None:
-    study = read_study(find_study(name), smoke=True)
-    assert study.tuned_cell.ratio < 0.1
-    for optimizer in study.optimizers:
-        assert study.cells_of(optimizer, study.phases.tune)[0] == study.tuned_cell
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_smoke_version_has_everything_that_the_study_has(name: str) -> None:
+    full, smoke = (read_study(find_study(name), smoke=small) for small in (False, True))
+
+    def labels(cells: Sequence[Cell]) -> list[str]:
+        return [cell.label for cell in cells]
+
+    for phase in ("tune", "retune", "predict", "noise"):
+        assert labels(getattr(smoke.phases, phase)) == labels(getattr(full.phases, phase))
+    assert labels(smoke.baseline_cells) == labels(full.baseline_cells)
+    assert (smoke.baseline, smoke.baseline_retuned) == (full.baseline, full.baseline_retuned)
+    assert smoke.corpus == "nano"
+    assert list(smoke.optimizers) == list(full.optimizers)
+    for optimizer, search in full.optimizers.items():
+        toy = smoke.optimizers[optimizer]
+        assert list(toy.space) == list(search.space)
+        assert all(len(axis.values) > 1 for axis in toy.space.values())
+        assert toy.cells == search.cells
+        run_axes = {"batch_size", "warmup_steps"}
+        assert {k: v for k, v in toy.start.items() if k not in run_axes} == {
+            k: v for k, v in search.start.items() if k not in run_axes
+        }
+        for setting in ("clip_norm", "clip_scope", "precision", "decay_shape", "decay_frac"):
+            assert getattr(toy.run, setting) == getattr(search.run, setting)
+        assert (toy.run.warmup_steps > 0) == (search.run.warmup_steps > 0)
+    assert smoke.protocol.grow_grids == full.protocol.grow_grids
+    assert (smoke.protocol.noise_seeds > 1) == (full.protocol.noise_seeds > 1)
+    assert (smoke.protocol.confirm_seeds > 1) == (full.protocol.confirm_seeds > 1)
+    assert all(cell.num_tokens < 50_000 for cell in smoke.cells)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_smoke_version_runs_to_its_end_and_every_axis_is_tried(
+    name: str, tmp_path: Path
+) -> None:
+    """From nothing to the report, then every explanation, as a user would."""
+    out = tmp_path / "store"
+    done = optbench("run", name, "--smoke", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    store, study = RunStore.read(out), read_study(find_study(name), smoke=True)
+    journal = read_journal(store.journal)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for optimizer, search in study.optimizers.items():
+        assert optimizer in page
+        assert_every_axis_is_tried(store, optimizer, search)
+        phases = study.phases
+        cells = study.cells_of(optimizer, [*phases.tune, *phases.retune, *phases.predict])
+        if optimizer == study.baseline:
+            cells += study.baseline_cells
+        for cell in cells:
+            place = find_cell(journal, cell.label)
+            assert journal.confirmation(place, optimizer), (optimizer, cell.label)
+            assert (journal.prediction(place, optimizer) is None) == (cell not in phases.predict)
+            for form in ("text", "json"):
+                told = invoke(
+                    "explain", cell.label, optimizer, "--store", str(out), "--format", form
+                )
+                assert told.exit_code == 0, told.output
+                assert "=, " not in told.output
+    if study.phases.retune:  # something was found to depend on scale, searched and predicted
+        in_phase_2 = [t for t in journal.tunings.values() if t.phase == "II"]
+        assert any(tuning.grid for tuning in in_phase_2)
+        assert any(prediction.axes for prediction in journal.predictions.values())
+    for verb in (
+        ("show",),
+        ("show", next(iter(store.records))),
+        ("report", "--format", "markdown"),
+    ):
+        told = invoke(*verb, "--store", str(out))
+        assert told.exit_code == 0, told.output
+
+
+def assert_every_axis_is_tried(store: RunStore, optimizer: str, search: OptimizerStudy) -> None:
+    tried: dict[str, set[Value]] = {axis: set() for axis in search.space}
+    for record in store.records.values():
+        config = record.run_config
+        if config.optimizer.name == optimizer:
+            candidates = {axis: found.values for axis, found in search.space.items()}
+            values = axis_values(config, candidates)
+            for axis in tried:
+                tried[axis].add(values[axis])
+    assert [axis for axis, values in tried.items() if len(values) < 2] == [], optimizer
+
+
+def optbench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "optbench.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)

@@ -16,6 +16,7 @@ from optbench.model import Llama
 from optbench.run import build_optimizer, default_device, optimizer_state_bytes
 from optbench.trainer import clipped_parameters, update
 
+LONGEST_STEPS_S = 10.0  # of one measurement for a plan, begun steps apart
 WARMUP_STEPS = 10
 PLAN_STEPS = 60
 STEPS_PER_BLOCK = 10  # at least one refresh at the usual intervals
@@ -140,9 +141,17 @@ class TimedTraining:
 
 
 def measure_step(config: RunConfig) -> StepCost:
-    """Seconds of a training step and of an evaluated token."""
+    """Seconds of a training step and of an evaluated token, from fewer steps where these are slow.
+
+    A training whose steps take seconds is timed by as many as ten seconds hold, at least by one.
+    """
     training = TimedTraining(config)
-    training.step_s(WARMUP_STEPS)
+    first_s = training.step_s(1)  # makes the state too
+    if first_s * MEASURED_STEPS > LONGEST_STEPS_S:
+        more = int(LONGEST_STEPS_S / first_s) - 1
+        step_s = training.step_s(more) if more > 0 else first_s
+        return StepCost(step_s, step_s / 3 / config.tokens_per_step)
+    training.step_s(WARMUP_STEPS - 1)
     return StepCost(training.block_step_s(PLAN_STEPS), training.eval_s_per_token())
 
 

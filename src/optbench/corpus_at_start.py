@@ -15,6 +15,16 @@ from optbench.data.shards import Manifest, corpus_dir, default_cache_dir, prepar
 from optbench.repetition import repetition_warning
 
 
+def require_corpus(corpus: str, vocab_size: int) -> None:
+    """Refuse a corpus that only its user can prepare, and has not; nano is prepared on the way.
+
+    Raises:
+        DataError: with the command that prepares it.
+    """
+    if corpus != NANO:
+        open_named(corpus, vocab_size, default_cache_dir())
+
+
 def prepared_corpus(corpus: str, vocab_size: int, console: Console) -> Manifest | MixtureManifest:
     """The manifest of a corpus; nano is prepared first (with a progress bar) if need be.
 

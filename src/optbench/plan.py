@@ -8,6 +8,7 @@ computed from its vendor's figures.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from optbench.analysis.units import format_seconds
 from optbench.bench import (
+    LONGEST_STEPS_S,
     MEASURED_STEPS,
     StepCost,
     matmul_flops_per_s,
@@ -36,6 +38,8 @@ RUNS_PER_BATCH = 1.7
 DESCENTS = ("tune", "retune", "baseline")
 PHASES = ("noise", *DESCENTS, "confirm")
 LONGEST_MEASUREMENT_S = 30.0
+ALL_MEASUREMENTS_S = 45.0  # before the first run; what was begun may end a little later
+SLOWEST = 10.0  # times slower than a plain matrix product, a step of unknown speed is taken to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +91,14 @@ class Plan:
         workers: runs at a time.
         rental: the device that was planned for; None where step times were measured here.
         memory: of that device, by size and optimizer.
+        estimated: sizes of which not all steps were timed here; their time is by FLOPs.
     """
 
     rows: tuple[PlanRow, ...]
     workers: int
     rental: Rental | None = None
     memory: tuple[MemoryRow, ...] = ()
+    estimated: tuple[str, ...] = ()
 
     @property
     def total(self) -> PlanRow:
@@ -142,6 +148,7 @@ class Plan:
             "rental": None if self.rental is None else dataclasses.asdict(self.rental),
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "memory": [dataclasses.asdict(row) for row in self.memory],
+            "estimated": list(self.estimated),
         }
 
     def _longest_chain_s(self, device_s: Callable[[PlanRow], float]) -> float:
@@ -179,10 +186,11 @@ def _sum(values: Iterable[Any]) -> Any:
 
 
 def make_plan(planned: Sequence[PlannedRuns], executor: Executor) -> Plan:
-    """Measure the step time of every optimizer and add everything up."""
-    costs = measure_costs(planned, executor)
+    """Measure the step time of every optimizer, within a minute, and add everything up."""
+    measured = measure_costs(planned, executor)
+    costs = measured.costs
     rows = (_row(p, costs[p.optimizer, p.cell.size].run_seconds(p.example)) for p in planned)
-    return Plan(tuple(rows), executor.num_workers)
+    return Plan(tuple(rows), executor.num_workers, estimated=measured.estimated)
 
 
 def untimed_plan(planned: Sequence[PlannedRuns], workers: int) -> Plan:
@@ -231,19 +239,59 @@ def _row(planned: PlannedRuns, run_s: float) -> PlanRow:
     )
 
 
-def measure_costs(
-    planned: Sequence[PlannedRuns], executor: Executor
-) -> Mapping[tuple[str, str], StepCost]:
-    """The step cost of each (optimizer, size), measured while every worker is busy."""
+@dataclass(frozen=True, slots=True)
+class MeasuredCosts:
+    """The step cost of each (optimizer, size), and the sizes that were estimated in part."""
+
+    costs: Mapping[tuple[str, str], StepCost]
+    estimated: tuple[str, ...]
+
+
+def measure_costs(planned: Sequence[PlannedRuns], executor: Executor) -> MeasuredCosts:
+    """The step cost of each (optimizer, size), measured while every worker is busy.
+
+    The smallest steps first, as long as the next one is expected to end in time. Of the others the
+    cost is estimated from their FLOPs, at the rate that the largest measured step of the optimizer
+    reached, or any optimizer; where nothing could be measured, at that of a plain matrix product,
+    which no step exceeds.
+    """
     examples = {(p.optimizer, p.cell.size): p.example for p in planned}
-    # As many copies as workers: the copies load the machine as the study will.
-    futures = {
-        key: [executor.submit(measure_step, config) for _ in range(executor.num_workers)]
-        for key, config in examples.items()
-    }
-    return {
-        key: mean_cost([future.result() for future in copies]) for key, copies in futures.items()
-    }
+    started = time.monotonic()
+    peak = executor.submit(matmul_flops_per_s).result()
+    costs: dict[tuple[str, str], StepCost] = {}
+    took = slowest = 0.0  # seconds of the last measurement, and its seconds per FLOP
+    for key in sorted(examples, key=lambda key: _step_flops(examples[key])):
+        flops = _step_flops(examples[key])
+        step_s = flops * (slowest or SLOWEST / peak)
+        expected = max(took, min(MEASURED_STEPS * step_s, LONGEST_STEPS_S) + step_s)
+        before = time.monotonic()
+        if before - started + expected > ALL_MEASUREMENTS_S:
+            break
+        # As many copies as workers: the copies load the machine as the study will.
+        copies = [executor.submit(measure_step, examples[key]) for _ in range(executor.num_workers)]
+        costs[key] = mean_cost([copy.result() for copy in copies])
+        took, slowest = time.monotonic() - before, costs[key].step_s / flops
+    left = [key for key in examples if key not in costs]
+    known = dict(costs)
+    costs |= {key: _estimated_cost(key, examples, known, peak) for key in left}
+    return MeasuredCosts(costs, tuple(dict.fromkeys(size for _, size in left)))
+
+
+def _estimated_cost(
+    key: tuple[str, str],
+    examples: Mapping[tuple[str, str], RunConfig],
+    known: Mapping[tuple[str, str], StepCost],
+    peak: float,
+) -> StepCost:
+    """By FLOPs; of a step the forward pass, which an evaluation is, is a third."""
+    own = [other for other in known if other[0] == key[0]] or list(known)
+    rate = peak
+    if own:
+        largest = max(own, key=lambda other: _step_flops(examples[other]))
+        rate = _step_flops(examples[largest]) / max(known[largest].step_s, 1e-9)
+    config = examples[key]
+    step_s = _step_flops(config) / rate
+    return StepCost(step_s, step_s / 3 / config.tokens_per_step)
 
 
 def refuse_long_measurements(planned: Sequence[PlannedRuns], executor: Executor) -> None:

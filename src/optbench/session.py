@@ -22,7 +22,7 @@ from optbench.analysis.units import format_seconds
 from optbench.bench import measure_interleaved
 from optbench.checkpoints.root import CheckpointRoot
 from optbench.config import ConfigError, UserError
-from optbench.corpus_at_start import check_corpus, prepared_corpus
+from optbench.corpus_at_start import check_corpus, prepared_corpus, require_corpus
 from optbench.data.document_shards import MixtureManifest
 from optbench.data.shards import Manifest, corpus_dir, default_cache_dir
 from optbench.devices import Rental
@@ -106,6 +106,7 @@ def run_study(
             everything finished is kept.
     """
     failed = False
+    require_corpus(config.corpus, config.tuned_cell.model.vocab_size)
     problems = device_problems(sitting.execution, smallest_batch(config))
     if problems := problems + executor.device_problems(sitting.execution.devices):
         raise ConfigError(problems)
@@ -261,8 +262,9 @@ def _plan_totals(
     kept = [entry for entry in study.store.journal if entry["kind"] == "plan"]
     if kept:
         return PlanTotals(**{name: kept[0][name] for name in _PLAN_FIELDS})
+    console.print("Timing training steps for the plan, for less than a minute.")
     try:
-        totals = make_plan(planned, executor).totals()
+        plan = make_plan(planned, executor)
     except UserError:
         raise
     except Exception as error:  # of a worker: any class
@@ -272,6 +274,13 @@ def _plan_totals(
             f"not known beforehand.",
         )
         return untimed_plan(planned, executor.num_workers).totals()
+    if plan.estimated:
+        say(
+            console,
+            f"Steps of {', '.join(plan.estimated)} are too long to be timed now, so their time is "
+            f"estimated from FLOPs.",
+        )
+    totals = plan.totals()
     study.store.note("plan", **dataclasses.asdict(totals))
     return totals
 

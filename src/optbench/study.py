@@ -12,7 +12,9 @@ study again replays the decisions and trains only what is missing.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from optbench.config import RunConfig, UserError
 from optbench.coordinate_descent import with_candidate
@@ -21,7 +23,10 @@ from optbench.phases import Phases
 from optbench.space import Configuration
 from optbench.store import RunStore, StoreError
 from optbench.study_config import OptimizerStudy, StudyConfig
+from optbench.study_digest import is_same_study
 from optbench.sweep import Sweep, Task
+
+STUDY_FILE = "study.toml"
 
 
 class StudyError(UserError):
@@ -85,20 +90,36 @@ class Study:
             },
             "axes": {name: list(search.space) for name, search in study.optimizers.items()},
         }
+        kept = self.store.directory / STUDY_FILE
+        kept_text = kept.read_text(encoding="utf-8") if kept.exists() else None
         for entry in self.store.journal:
-            if entry["kind"] != "study":
-                continue
-            for key, what in (("digest", "study file"), ("fingerprint", "corpus")):
-                if entry[key] != facts[key]:
-                    raise StoreError(
-                        f"{self.store.directory} holds a study '{entry['name']}' with another "
-                        f"{what} ({entry[key]}, now {facts[key]}). Choose another folder with "
-                        f"--out; nothing in this one was changed."
-                    )
+            if entry["kind"] == "study":
+                self._check_owner(entry, kept_text)
         self._check_defaults()
         self.store.note("study", **facts)
-        if not (self.store.directory / "study.toml").exists():
-            self.store.keep_text("study.toml", study.text)
+        if kept_text is None:
+            self.store.keep_text(STUDY_FILE, study.text)
+
+    def _check_owner(self, entry: Mapping[str, Any], kept_text: str | None) -> None:
+        """Refuse the store of another study; a digest by an earlier rule is read by that rule."""
+        study = self.config
+        same = is_same_study(entry["digest"], kept_text, study.text, smoke=study.smoke)
+        if same and entry["fingerprint"] == self.fingerprint:
+            return
+        where, smoke = self.store.directory, " --smoke" if entry.get("smoke") else ""
+        what = (
+            f"study file ({entry['digest']}, now {study.digest})"
+            if not same
+            else f"corpus ({entry['fingerprint']}, now {self.fingerprint})"
+        )
+        go_on = ""
+        if not same and kept_text is not None:
+            again = f"optbench run {where / STUDY_FILE}{smoke} --out {where}"
+            go_on = f" `{again}` goes on with that one."
+        raise StoreError(
+            f"{where} holds a study '{entry['name']}' with another {what}. Choose another folder "
+            f"with --out; nothing in this one was changed.{go_on}"
+        )
 
     def _check_defaults(self) -> None:
         """What a study file leaves out must mean what it meant when its searches here ended.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,6 @@ from optbench.config import (
     ScheduleConfig,
 )
 from optbench.execution_settings import UNSAID, ExecutionSettings
-from optbench.identifying_text import identifying_text
 from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run import optimizer_problems
@@ -25,6 +23,7 @@ from optbench.run_axes import RUN_AXES, decay_steps_of, overlaid, warmup_steps_o
 from optbench.schedule import DecayShape
 from optbench.sinks.settings import SinkSettings
 from optbench.space import Configuration, SearchSpace, did_you_mean
+from optbench.study_digest import study_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +157,8 @@ class StudyConfig:
 
     @property
     def digest(self) -> str:
-        """Hash of the identifying text and of `smoke`; a store belongs to one digest."""
-        text = identifying_text(self.text)
-        return hashlib.sha256(f"{self.smoke}\n{text}".encode()).hexdigest()[:16]
+        """Hash of what the study file says; a store belongs to one digest."""
+        return study_digest(self.text, smoke=self.smoke)
 
     def start_point(self, optimizer: str) -> Configuration:
         """Where a search for this optimizer starts: the study's start, else its defaults.

@@ -18,7 +18,6 @@ from typing import Any
 from optbench.config import ConfigError, ModelConfig, build_dataclass
 from optbench.coordinate_descent import with_candidate
 from optbench.execution_settings import ExecutionSettings, read_execution
-from optbench.identifying_text import CHANGEABLE, identifying_text
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run_axes import RUN_AXES
@@ -32,6 +31,7 @@ from optbench.study_config import (
     StudyConfig,
     run_problems,
 )
+from optbench.study_digest import CHANGEABLE, effective_tables
 from optbench.text_files import read_user_text
 
 KEYS = ("name", "title", "corpus", "baseline")
@@ -76,24 +76,15 @@ def read_study(text: str, *, smoke: bool = False) -> StudyConfig:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"The study file is not valid TOML: {error}."]) from None
-    overlay = raw.pop("smoke", None)
     if smoke:
-        if overlay is None:
+        if (overlay := raw.get("smoke")) is None:
             raise ConfigError(["This study has no [smoke] table, so it has no --smoke version."])
+        if not isinstance(overlay, dict):
+            raise ConfigError([f"smoke must be a table, [smoke], but got {overlay!r}."])
         if same := [n for n in CHANGEABLE if n in overlay]:
             told = "[{0}] is the same with --smoke: move [smoke.{0}] to [{0}]."
             raise ConfigError([told.format(n) for n in same])
-        raw = _merged(raw, overlay)
-    return _Reader(raw).study(text, smoke=smoke)
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        both_tables = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(old, value) if both_tables else value  # type: ignore[arg-type]
-    return merged
+    return _Reader(effective_tables(raw, smoke=smoke)).study(text, smoke=smoke)
 
 
 @dataclass(slots=True)
@@ -116,7 +107,7 @@ class _Reader:
         self._check_limits(optimizers, phases)
         retuned = tuple(self._get("baseline_curve", "retune", list, []))
         baseline = str(self.raw.get("baseline", ""))
-        sinks, execution = self._changeable(text)
+        sinks, execution = self._changeable()
         if run is not None:
             self._check_baseline(baseline, retuned, optimizers)
         if self.problems or run is None or protocol is None:
@@ -144,15 +135,10 @@ class _Reader:
             raise ConfigError(problems)
         return study
 
-    def _changeable(self, text: str) -> tuple[tuple[SinkSettings, ...], ExecutionSettings]:
+    def _changeable(self) -> tuple[tuple[SinkSettings, ...], ExecutionSettings]:
         sinks, problems = read_sinks(self.raw.get("sinks", {}))
         execution, more = read_execution(self.raw.get("execution", {}))
-        problems += more
-        try:
-            identifying_text(text)
-        except ConfigError as error:
-            problems = problems or error.problems
-        self.problems.extend(problems)
+        self.problems.extend([*problems, *more])
         return sinks, execution
 
     def _check_baseline(

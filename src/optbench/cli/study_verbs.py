@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _study_argument = click.argument("study", default="nano")
 _smoke_option = click.option(
-    "--smoke", is_flag=True, help="The same code on a tiny budget, within a minute."
+    "--smoke", is_flag=True, help="The same code with toy models, in a minute or less."
 )
 
 

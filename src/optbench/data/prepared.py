@@ -155,6 +155,11 @@ def prepared_vocabularies(cache: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _not_prepared(corpus: str, cache: Path) -> DataError:
+    if corpus in shipped_recipes():
+        return DataError(
+            f"The corpus '{corpus}' is not prepared in {cache}; prepare it first: optbench data "
+            f"prepare {corpus}"
+        )
     known = sorted({NANO, *prepared_vocabularies(cache)})
     return DataError(
         f"{did_you_mean(corpus, known, what='prepared corpus')} They lie in {cache}. Prepare "
