@@ -24,9 +24,9 @@ test: $(INSTALLED)  ## the whole test suite
 
 test-processors: $(INSTALLED)  ## the numerics again, by the code and threads of other processors
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
-	OPENBLAS_CORETYPE=Nehalem $(TEST) -m "not slow" $(NUMERICS) tests/test_ranks.py
+	$(TEST) -m "not slow" $(NUMERICS) tests/test_ranks.py
 	OMP_NUM_THREADS=4 ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
-	OPENBLAS_CORETYPE=Haswell OMP_WAIT_POLICY=passive $(TEST) -m "not slow" $(NUMERICS)
+	OMP_WAIT_POLICY=passive $(TEST) -m "not slow" $(NUMERICS)
 
 check: $(INSTALLED)  ## style, types, import layers
 	$(BIN)/ruff check .
