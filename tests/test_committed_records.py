@@ -17,6 +17,7 @@ from optbench.optimizers import OPTIMIZERS
 from optbench.store import RunStore
 from optbench.study import Study
 from optbench.study_config import StudyConfig
+from optbench.study_digest import study_digest
 from optbench.study_file import find_study, read_study
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -102,7 +103,8 @@ def test_a_study_that_ships_names_the_committed_runs(name: str) -> None:
 @pytest.mark.parametrize("name", IDS)
 def test_a_study_that_ships_goes_on_in_the_committed_folder(name: str, tmp_path: Path) -> None:
     study = read_study(find_study(name))
-    assert (RESULTS / name / "study.toml").read_text(encoding="utf-8") == study.text
+    kept = (RESULTS / name / "study.toml").read_text(encoding="utf-8")
+    assert study_digest(kept, smoke=False) == study.digest  # the smoke version may be another
     folder = tmp_path / name
     shutil.copytree(RESULTS / name, folder)
     with RunStore.open(folder) as store:
