@@ -89,7 +89,8 @@ def tuning_text(row: OptimizerRow) -> str:
     if row.tuning is None:
         return "predicted by scaling laws" if row.prediction else "not tuned yet"
     entry = row.tuning.entry
-    text = "certified" if entry.certified else "stopped at the cap"
+    kind = entry.certificate
+    text = f"{kind}, so not certified" if kind in ("diverged", "nothing tried") else kind
     edges = ", ".join(dict.fromkeys(edge.axis for edge in entry.edges))
     return f"{text}; at the edge of {edges}" if edges else text
 
