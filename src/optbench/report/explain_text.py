@@ -9,7 +9,7 @@ from rich.text import Text
 
 from optbench.analysis.explanation import Explanation, FreshSeeds, Threshold, Unfinished
 from optbench.analysis.search_path import Leg, Line, NearBest, Search, Step, Tried
-from optbench.analysis.units import format_configuration, format_count, format_value
+from optbench.analysis.units import format_configuration, format_count, format_signed, format_value
 from optbench.report.explain_scale import (
     Block,
     law_blocks,
@@ -17,7 +17,7 @@ from optbench.report.explain_scale import (
     sensitivity_blocks,
 )
 from optbench.report.plain_table import plain_table
-from optbench.report.text import NOTHING, mean_text, signed_text
+from optbench.report.text import NOTHING, mean_text
 
 INDENT = "  "
 PHASES = {
@@ -388,7 +388,7 @@ def _signed(number: float | None, decimals: int) -> str:
     """With its sign, unless it is rounded to zero."""
     if number is None:
         return NOTHING
-    return signed_text(number, decimals) if round(number, decimals) else f"{0:.{decimals}f}"
+    return format_signed(number, decimals) if round(number, decimals) else f"{0:.{decimals}f}"
 
 
 def _loss(loss: float | None) -> str:
