@@ -169,7 +169,7 @@ class Phases:
             fixed=dict(fixed),
             grid={name: list(axis.values) for name, axis in descent.space.items()},
             incumbent={**descent.incumbent, **fixed},
-            certified=descent.certified,
+            certified=descent.certified and len(descent.evaluations) > 1,
             tie_threshold=descent.tie_threshold,
             moves=[_move(move) for move in descent.moves],
             evaluations=[

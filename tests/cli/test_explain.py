@@ -141,3 +141,14 @@ def test_a_study_that_was_cut_off_says_what_is_there(tmp_path: Path) -> None:
     )
     assert "τ = 0.0112 nats" in result.output
     assert "Certificate" not in result.output
+
+
+def test_a_cell_of_the_ladder_in_which_nothing_was_searched_is_not_certified() -> None:
+    ladder = str(Path(__file__).parents[2] / "results" / "nano_ladder")
+    told = CliRunner().invoke(main, ["explain", "d48 2x", "adamw", "--store", ladder]).output
+    assert "no change was tried here, so it is not certified" in " ".join(told.split())
+    assert "1x: lr=0.016, beta1=0.6, beta2=0.99, weight_decay=0.1, loss 3.4752." in told
+    arguments = ["explain", "d48-2x", "adamw", "--store", ladder, "--format", "json"]
+    found = json.loads(CliRunner().invoke(main, arguments).output)["search"]
+    assert (found["certified"], found["certificate_kind"]) == (False, "nothing tried")
+    assert found["near_best"][0]["configuration"] == found["incumbent"] == found["start"]

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from optbench.analysis.explanation import explain
@@ -13,6 +14,7 @@ from optbench.report.explain_text import explanation_sections, print_explanation
 from optbench.store import RunRecord
 
 from ..analysis.explained import (
+    FIXED,
     around,
     cell,
     evaluation,
@@ -153,6 +155,57 @@ def test_the_certificate_marks_ties_and_names_what_was_refused() -> None:
 def test_a_search_that_ran_out_of_runs_is_not_certified() -> None:
     text = sections(tuning_entry(certified=False))["Certificate"]
     assert text.startswith("Not certified: the limit on runs was reached after 6.")
+
+
+def untried(**changes: Any) -> dict[str, Any]:
+    """A tuning of which the start alone was trained; older journals call it certified."""
+    at = {"lr": 0.016, "beta2": 0.98}
+    return tuning_entry(
+        certified=True,
+        moves=[],
+        start={**at, **FIXED},
+        incumbent={**at, **FIXED},
+        fixed={**at, **FIXED},
+        grid={},
+        rejected=[],
+        start_from="winner in d48 1x",
+        evaluations=[evaluation({}, 4.0)],
+        **{"runs": 1, **changes},
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "no axis was searched here"),
+        (
+            {
+                "grid": {"lr": [0.016, 0.5]},
+                "rejected": [{"configuration": {"lr": 0.5}, "reason": "too large."}],
+            },
+            "every one was refused before it cost anything",
+        ),
+        ({"grid": {"lr": [0.016, 0.5]}}, "the search ended after 1 run"),
+    ],
+)
+def test_nothing_is_certified_where_no_change_was_tried(changes: dict[str, Any], why: str) -> None:
+    entry = {**untried(), **changes}
+    found = sections(entry)
+    told = "\n".join(found.values())
+    assert "no change was tried here, so it is not certified;" in found[""]
+    assert found["Certificate"].startswith(
+        f"None: no single change of the configuration was tried, because {why}"
+    )
+    assert "ertified:" not in told
+    assert "lr=0.016, beta2=0.98, weight_decay=0.1" in found["Start"]
+    assert ": ," not in told
+    assert "Near-best configurations" not in found
+    journal = read_journal([study_entry(), entry])
+    (tuning,) = journal.tunings.values()
+    assert (tuning.certified, tuning.certificate) == (False, "nothing tried")
+    searched = explain(journal, {}, "d32 1x", "adamw").to_dict()["search"]
+    assert (searched["certified"], searched["certificate_kind"]) == (False, "nothing tried")
+    assert searched["start"] == {"lr": 0.016, "beta2": 0.98, "weight_decay": 0.1}
 
 
 def test_a_winner_that_diverged_is_not_certified() -> None:

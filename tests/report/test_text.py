@@ -72,7 +72,7 @@ def test_means_and_differences_carry_their_errors() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "text"),
     [
-        (-0.314, 0.052, "[−0.31, +0.05]"),
+        (-0.314, 0.052, "[−0.314, +0.052]"),
         (-math.inf, math.inf, "[−∞, ∞]"),
         (None, None, ""),
     ],

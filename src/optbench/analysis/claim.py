@@ -16,7 +16,7 @@ from scipy import stats
 
 from optbench.analysis.noise import LEVEL, Difference
 from optbench.analysis.speedup import Speedup
-from optbench.analysis.units import format_p
+from optbench.analysis.units import format_ends, format_p, format_signed, format_times
 
 Verdict: TypeAlias = Literal["holds", "does not hold", "cannot tell"]
 
@@ -75,22 +75,14 @@ def _is_clear(difference: Difference, comparisons: int) -> bool:
 
 def times_text(estimate: Speedup) -> str:
     """``1.48× [1.32, 1.67]``, a bound as ``> 2.00× [2.00, ∞)``."""
-    bound = f"{estimate.bound} " if estimate.bound else ""
-    extrapolated = ", extrapolated" if estimate.extrapolated else ""
-    if estimate.low is None or estimate.high is None:
-        return f"{bound}{estimate.value:.2f}×{extrapolated}"
-    return f"{bound}{estimate.value:.2f}× {ends_text(estimate.low, estimate.high)}{extrapolated}"
-
-
-def ends_text(low: float, high: float) -> str:
-    """``[1.32, 1.67]``; open ends, which nothing measured bounds, are ``(0`` and ``∞)``."""
-    start = f"[{low:.2f}" if low > 0 else "(0"
-    return f"{start}, {high:.2f}]" if math.isfinite(high) else f"{start}, ∞)"
+    value = format_times(estimate.value, estimate.bound)
+    found = " ".join(filter(None, (value, format_ends(estimate.low, estimate.high))))
+    return f"{found}, extrapolated" if estimate.extrapolated else found
 
 
 def nats_text(difference: Difference) -> str:
     """``−0.114 ± 0.020 nats (p < 0.001)``."""
-    value = f"{difference.value:+.3f}".replace("-", "−")
+    value = format_signed(difference.value, 3)
     return f"{value} ± {difference.half_width:.3f} nats ({format_p(difference.p_value)})"
 
 

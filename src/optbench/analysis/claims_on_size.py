@@ -10,12 +10,17 @@ import numpy as np
 from scipy import stats
 
 from optbench.analysis.cells import CellSummary
-from optbench.analysis.claim import Claim, Verdict, ends_text, listed
+from optbench.analysis.claim import Claim, Verdict, listed
 from optbench.analysis.claims_on_speedups import cell_speedups
 from optbench.analysis.efficiency import SizeTrend
 from optbench.analysis.noise import LEVEL
 from optbench.analysis.shared_fit import SharedFit
-from optbench.analysis.units import format_count
+from optbench.analysis.units import (
+    format_count,
+    format_ends,
+    format_signed,
+    format_signed_ends,
+)
 
 # Of d ln e / d ln N: a speed-up that loses less than this in a nine times larger model is steady.
 STEADY_TREND = math.log(1.05) / math.log(9)
@@ -58,7 +63,7 @@ def speedups_shrink_with_size(
             verdict = "does not hold"
         evidence = [
             f"By {source}, the speed-up of {listed(t.optimizer for t in known)} over {baseline} "
-            f"changes on average by the factor {9**value:.2f} {ends_text(9**low, 9**high)} when "
+            f"changes on average by the factor {9**value:.2f} {format_ends(9**low, 9**high)} when "
             f"the model becomes nine times larger."
         ]
         evidence += [_trend_text(t, points) for t in known]
@@ -95,8 +100,7 @@ def _trend_text(trend: SizeTrend, points: Sequence[SizedSpeedup]) -> str:
     assert trend.high is not None
     own = sorted((p for p in points if p.optimizer == trend.optimizer), key=lambda p: p.params)
     sizes = ", ".join(f"{math.exp(p.log):.2f}× at {format_count(p.params)}" for p in own)
-    slope = f"{trend.value:+.3f}".replace("-", "−")
-    ends = f"[{trend.low:+.3f}, {trend.high:+.3f}]".replace("-", "−")
+    slope, ends = format_signed(trend.value, 3), format_signed_ends(trend.low, trend.high, 3)
     return f"{trend.optimizer}: {sizes} parameters; d ln e / d ln N = {slope} {ends}."
 
 

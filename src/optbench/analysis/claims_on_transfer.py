@@ -13,7 +13,7 @@ from optbench.analysis.journal import Journal
 from optbench.analysis.journal_entries import CellEntry, EvaluationEntry, NoiseEntry, TuningEntry
 from optbench.analysis.noise import LEVEL
 from optbench.analysis.sensitivity import tidy
-from optbench.analysis.units import format_configuration
+from optbench.analysis.units import format_configuration, format_signed
 from optbench.space import Configuration
 
 _SHOWN = 3  # examples of a kind
@@ -188,7 +188,7 @@ def _transfer_text(transfer: Transfer) -> str:
         return f"{where} diverged."
     half = transfer.half_width()
     error = f" ± {half:.3f}" if math.isfinite(half) else ""
-    sign = f"{penalty:+.3f}".replace("-", "−")
+    sign = format_signed(penalty, 3)
     return f"{where}: {sign}{error} nats over its own best (τ = {transfer.tau:.3f})."
 
 

@@ -13,6 +13,7 @@ from optbench.space import Configuration, Value
 
 CellKey: TypeAlias = tuple[str, float]
 Phase: TypeAlias = Literal["I", "II", "III", "baseline"]
+Certificate: TypeAlias = Literal["certified", "stopped at the cap", "diverged", "nothing tried"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,38 @@ class TuningEntry:
     start_from: str = ""
     fixed: Mapping[str, Value] = field(default_factory=dict[str, Value])
     grid: Mapping[str, Sequence[Value]] = field(default_factory=dict[str, Sequence[Value]])
+
+    def __post_init__(self) -> None:
+        """A descent that tried nothing is not certified, whatever its journal says."""
+        if self.certificate != "certified":
+            object.__setattr__(self, "certified", False)
+
+    @property
+    def certificate(self) -> Certificate:
+        """What the descent shows of its winner.
+
+        Nothing is tried where no axis is searched, or every change is refused.
+        """
+        won = [e for e in self.evaluations if not self._differs(e.configuration)]
+        if any(one.loss is None for one in won):
+            return "diverged"
+        if len(won) == len(self.evaluations):
+            return "nothing tried"
+        return "certified" if self.certified else "stopped at the cap"
+
+    @property
+    def searched_axes(self) -> tuple[str, ...]:
+        """Axes that had candidates here, tried or refused."""
+        if self.grid:
+            return tuple(self.grid)
+        named = (
+            *(e.configuration for e in self.evaluations),
+            *(r.configuration for r in self.rejected),
+        )
+        return tuple(dict.fromkeys(axis for one in named for axis in one if axis not in self.fixed))
+
+    def _differs(self, configuration: Configuration) -> bool:
+        return any(self.incumbent.get(name) != value for name, value in configuration.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, TypeAlias
 
-from optbench.analysis.journal_entries import EdgeEntry, MoveEntry, RejectionEntry, TuningEntry
+from optbench.analysis.journal_entries import (
+    Certificate,
+    EdgeEntry,
+    MoveEntry,
+    RejectionEntry,
+    TuningEntry,
+)
 from optbench.analysis.sensitivity import evaluations_of, near_best
 from optbench.analysis.tuning import LinePoint, read_tuning
 from optbench.space import Configuration, Value
@@ -115,8 +121,10 @@ class Search:
         fixed: hyperparameters that were held throughout.
         incumbent: the winner, its fixed values included.
         loss: its validation loss on the tuning seed.
-        certified: whether every single change that the search asks for was tried and none is
-            better by more than ``tau``.
+        certified: whether every single change that the search asks for was tried, at least one,
+            and none is better by more than ``tau``.
+        certificate_kind: the same, with why it is not certified.
+        searched: axes that had candidates.
         legs: the path.
         certificate: a line through the incumbent, its reference, for each searched axis.
         near_best: by increasing loss; empty if everything diverged.
@@ -132,6 +140,8 @@ class Search:
     loss: float | None
     tau: float
     certified: bool
+    certificate_kind: Certificate
+    searched: tuple[str, ...]
     legs: tuple[Leg, ...]
     certificate: tuple[Line, ...]
     near_best: tuple[NearBest, ...]
@@ -147,16 +157,22 @@ def read_search(
 ) -> Search:
     """Replay a descent; ``axes`` in the order in which they are shown."""
     searched = [axis for axis in axes if any(axis in e.configuration for e in entry.evaluations)]
-    start = {axis: entry.start[axis] for axis in searched}
+    start = {axis: entry.start[axis] for axis in searched} or dict(entry.incumbent)
     winner = {axis: entry.incumbent[axis] for axis in searched}
     return Search(
         start=start,
         start_loss=_loss_at(entry, start),
-        fixed={**{k: v for k, v in entry.start.items() if k not in start}, **entry.fixed},
+        fixed={
+            name: value
+            for name, value in {**entry.start, **entry.fixed}.items()
+            if name not in start
+        },
         incumbent=entry.incumbent,
         loss=_loss_at(entry, winner),
         tau=entry.tie_threshold,
-        certified=entry.certified,
+        certified=entry.certificate == "certified",
+        certificate_kind=entry.certificate,
+        searched=entry.searched_axes,
         legs=_legs(entry, start),
         certificate=tuple(_line(entry, axis, winner) for axis in searched),
         near_best=_near_best(entry, winner),
@@ -249,7 +265,11 @@ def _in_tau(nats: float | None, tau: float) -> float | None:
 
 
 def _loss_at(entry: TuningEntry, at: Configuration) -> float | None:
-    losses = [e.loss for e in entry.evaluations if all(e.configuration[k] == at[k] for k in at)]
+    losses = [
+        e.loss
+        for e in entry.evaluations
+        if all(e.configuration.get(name, value) == value for name, value in at.items())
+    ]
     return losses[0] if losses else None
 
 
@@ -261,7 +281,7 @@ def _near_best(entry: TuningEntry, winner: Configuration) -> tuple[NearBest, ...
     members = sorted(near_best(evaluations_of(entry)), key=lambda member: member[1])
     return tuple(
         NearBest(
-            configuration=configuration,
+            configuration=configuration or entry.incumbent,  # nothing was searched
             loss=loss,
             excess=loss - members[0][1],
             run_id=run_ids[tuple(configuration.items())],

@@ -23,7 +23,7 @@ from optbench.analysis.plain_data import plain_data
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
 from optbench.analysis.shared_fit import SharedFit
 from optbench.analysis.spending import Budget, compare_budget, spent_on
-from optbench.analysis.units import format_count, format_p, format_seconds
+from optbench.analysis.units import format_count, format_p, format_seconds, format_signed
 from optbench.store import RunRecord, RunStore
 
 UNEQUAL_NOISE_P = 0.01
@@ -115,7 +115,7 @@ def _difference(row: OptimizerRow) -> str:
     """The sentence on the test loss against the baseline, with its interval and p-value."""
     if row.difference is None:
         return ""
-    change = f"{row.difference.value:+.3f}".replace("-", "−")
+    change = format_signed(row.difference.value, 3)
     p = format_p(row.difference.p_value)
     return f" Test loss {change} ± {row.difference.half_width:.3f} against the baseline, {p}."
 

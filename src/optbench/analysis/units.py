@@ -9,6 +9,7 @@ from optbench.space import Configuration, Value
 
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _NAMES = {"T": "trillion", "B": "billion", "M": "million", "k": "thousand"}
+_FAR = 1000.0  # the end of a ratio's interval beyond which its digits say nothing
 _LEAST_BARE = 1e5  # a count written out; less is a number that lacks its unit
 
 
@@ -83,3 +84,51 @@ def format_value(value: Value) -> str:
 def format_configuration(configuration: Configuration) -> str:
     """``lr=0.016, beta2=0.98``."""
     return ", ".join(f"{name}={format_value(value)}" for name, value in configuration.items())
+
+
+def format_signed(number: float, decimals: int) -> str:
+    """With its sign, and a minus as wide as the plus."""
+    return f"{number:+.{decimals}f}".replace("-", "−")
+
+
+def format_times(value: float, bound: str = "") -> str:
+    """A ratio such as ``1.42×``; a bound as ``> 2.00×``."""
+    return f"{bound} {value:.2f}×".lstrip()
+
+
+def format_ends(low: float | None, high: float | None) -> str:
+    """The interval of a ratio: ``[1.33, 1.52]``, or nothing where it is not known.
+
+    Ends that nothing measured bounds are open, ``(0`` and ``∞)``; of those so far out that their
+    digits say nothing only so much is written: ``(< 0.01`` and ``> 1000)``.
+    """
+    if low is None or high is None:
+        return ""
+    if low <= 0:
+        start = "(0"
+    else:
+        start = f"[{low:.2f}" if round(low, 2) > 0 else "(< 0.01"
+    if math.isinf(high):
+        return f"{start}, ∞)"
+    return f"{start}, {high:.2f}]" if high < _FAR else f"{start}, > {_FAR:.0f})"
+
+
+def format_signed_ends(low: float | None, high: float | None, decimals: int) -> str:
+    """The interval of a difference or a slope: ``[−0.310, +0.050]``; an end without bound is ∞."""
+    if low is None or high is None:
+        return ""
+    ends = (
+        format_signed(end, decimals) if math.isfinite(end) else ("−∞" if end < 0 else "∞")
+        for end in (low, high)
+    )
+    return f"[{', '.join(ends)}]"
+
+
+def format_range(low: float | None, high: float | None) -> str:
+    """The interval of a hyperparameter, three significant digits: ``[0.00395, 0.0192]``."""
+    if low is None or high is None:
+        return ""
+    ends = (
+        f"{end:.3g}" if math.isfinite(end) else ("−∞" if end < 0 else "∞") for end in (low, high)
+    )
+    return f"[{', '.join(ends)}]"

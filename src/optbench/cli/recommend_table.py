@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.table import Table
 
@@ -10,7 +12,13 @@ from optbench.analysis.recommendation import OptimizerRecommendation, Recommenda
 from optbench.analysis.recommendation_differences import OptimizerDifference, compare
 from optbench.analysis.recommendation_place import Reach
 from optbench.analysis.speedup_transfer import Interval
-from optbench.analysis.units import format_count, format_value
+from optbench.analysis.units import (
+    format_count,
+    format_ends,
+    format_signed,
+    format_signed_ends,
+    format_value,
+)
 from optbench.space import Value
 
 WIDTH = 100
@@ -68,8 +76,8 @@ def _optimizers(found: Recommendation) -> Table:
     for one in found.optimizers:
         table.add_row(
             one.optimizer,
-            _interval(one.speedup, "{:.2f}"),
-            _interval(one.loss_difference, "{:+.4f}"),
+            _interval(one.speedup, "{:.2f}".format, format_ends),
+            _interval(one.loss_difference, _signed, _signed_ends),
             "–" if one.state_bytes is None else f"{one.state_bytes / 1e9:.3g} GB",
             _short(one.reach),
         )
@@ -80,14 +88,23 @@ def _short(reach: Reach) -> str:
     return reach.flag.replace("extrapolated ", "outside ").replace(" in ", " ")
 
 
-def _interval(found: Interval | None, form: str) -> str:
+def _interval(
+    found: Interval | None,
+    value: Callable[[float], str],
+    ends: Callable[[float | None, float | None], str],
+) -> str:
     if found is None:
         return "–"
-    value = form.format(found.value).replace("-", "−")
-    if found.low is None or found.high is None or found.low == found.high:
-        return value
-    ends = ", ".join(form.format(end).replace("-", "−") for end in (found.low, found.high))
-    return f"{value} [{ends}]"
+    known = "" if found.low == found.high else ends(found.low, found.high)
+    return f"{value(found.value)} {known}".rstrip()
+
+
+def _signed(nats: float) -> str:
+    return format_signed(nats, 4)
+
+
+def _signed_ends(low: float | None, high: float | None) -> str:
+    return format_signed_ends(low, high, 4)
 
 
 def _hyperparameters(one: OptimizerRecommendation) -> Table:

@@ -97,7 +97,7 @@ def without_speedup(row: OptimizerRow) -> str:
 
 
 def brief_text(row: OptimizerRow | None) -> str:
-    """``1.42``, ``>2.00``, ``1.30†``; in parentheses where the interval contains 1."""
+    """``1.42``, ``>2.00``, ``1.30†``; in parentheses where no interval excludes 1."""
     if row is None or row.tokens is None:
         return NOTHING if row is None or row.test is not None else place_text(row)
     found = row.tokens

@@ -9,9 +9,9 @@ from optbench.analysis.explanation import Explanation
 from optbench.analysis.journal_entries import AxisPredictionEntry
 from optbench.analysis.over_scale import AxisOverScale, LawToday
 from optbench.analysis.scaling_laws import Prediction
-from optbench.analysis.units import format_configuration, format_value
+from optbench.analysis.units import format_configuration, format_range, format_signed, format_value
 from optbench.report.plain_table import plain_table
-from optbench.report.text import NOTHING, signed_text
+from optbench.report.text import NOTHING
 from optbench.space import Value
 
 Block: TypeAlias = str | tuple[str, ...]  # a paragraph, or the lines of a table
@@ -165,11 +165,11 @@ def _check(law: LawToday, cell: str) -> str:
 
 
 def _nats(regret: float) -> str:
-    return f"{signed_text(regret, 4)} nats" if round(regret, 4) else "nothing"
+    return f"{format_signed(regret, 4)} nats" if round(regret, 4) else "nothing"
 
 
 def _percent(share: float) -> str:
-    return f"{signed_text(100 * share, 0)} %" if round(100 * share) else "0 %"
+    return f"{format_signed(100 * share, 0)} %" if round(100 * share) else "0 %"
 
 
 def _by_cell(tuned: Mapping[str, Value]) -> str:
@@ -184,6 +184,4 @@ def _values(values: Sequence[Value]) -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return NOTHING
-    return f"[{low:.3g}, {high:.3g}]"
+    return format_range(low, high) or NOTHING

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from optbench.analysis.explanation import Explanation, FreshSeeds, Threshold, Unfinished
 from optbench.analysis.search_path import Leg, Line, NearBest, Search, Step, Tried
-from optbench.analysis.units import format_configuration, format_count, format_value
+from optbench.analysis.units import format_configuration, format_count, format_signed, format_value
 from optbench.report.explain_scale import (
     Block,
     law_blocks,
@@ -17,7 +17,7 @@ from optbench.report.explain_scale import (
     sensitivity_blocks,
 )
 from optbench.report.plain_table import plain_table
-from optbench.report.text import NOTHING, mean_text, signed_text
+from optbench.report.text import NOTHING, mean_text
 
 INDENT = "  "
 PHASES = {
@@ -99,10 +99,8 @@ def _answer(explanation: Explanation) -> list[Block]:
     if explanation.unfinished is not None:
         blocks.append(_unfinished(explanation.unfinished))
     elif search is not None:
-        found = "found in 1 run" if search.runs == 1 else f"found in {search.runs} runs"
-        certified = "certified" if search.certified else "not certified"
         blocks.append(
-            f"Answer: {format_configuration(search.incumbent)}; {found}, {certified}; "
+            f"Answer: {format_configuration(search.incumbent)}; {_how_found(search)}; "
             f"{_tested(explanation.confirmation)}."
         )
     elif prediction is not None:
@@ -111,6 +109,13 @@ def _answer(explanation: Explanation) -> list[Block]:
             f"{_tested(explanation.confirmation)}."
         )
     return blocks
+
+
+def _how_found(search: Search) -> str:
+    if search.certificate_kind == "nothing tried":
+        return "no change was tried here, so it is not certified"
+    found = "found in 1 run" if search.runs == 1 else f"found in {search.runs} runs"
+    return f"{found}, {'certified' if search.certified else 'not certified'}"
 
 
 def _tested(fresh: FreshSeeds | None) -> str:
@@ -185,6 +190,8 @@ def _path_title(search: Search) -> str:
 
 
 def _path(search: Search) -> list[Block]:
+    if search.certificate_kind == "nothing tried":
+        return []
     if not search.legs:
         return ["Nothing next to the start point is better by more than τ."]
     return [block for leg in search.legs for block in _leg(leg, search.tau)]
@@ -234,6 +241,8 @@ def _step(axis: str, step: Step) -> str:
 
 
 def _certificate(search: Search) -> list[Block]:
+    if search.certificate_kind == "nothing tried":
+        return [_nothing_tried(search)]
     rows = [
         (line.axis if number == 0 else "", *_cells(tried, _of_winner(tried)))
         for line in search.certificate
@@ -246,6 +255,16 @@ def _certificate(search: Search) -> list[Block]:
 
 def _of_winner(tried: Tried) -> str | None:
     return "winner" if tried.standing == "reference" else None
+
+
+def _nothing_tried(search: Search) -> str:
+    if not search.searched:
+        why = "no axis was searched here"
+    elif search.rejected:
+        why = "every one was refused before it cost anything"
+    else:
+        why = f"the search ended after {search.runs} run{'s' if search.runs != 1 else ''}"
+    return f"None: no single change of the configuration was tried, because {why}."
 
 
 def _verdict(search: Search) -> str:
@@ -273,6 +292,8 @@ def _refused(line: Line) -> list[str]:
 
 
 def _near_best(search: Search) -> list[Block]:
+    if search.certificate_kind == "nothing tried":
+        return []
     if not search.near_best:
         return ["None: every run diverged."]
     axes = list(search.near_best[0].configuration)
@@ -314,6 +335,8 @@ def _troubles(search: Search) -> list[Block]:
         f"Diverged: {format_configuration(one.configuration)} (run {one.run_id[:10]}). {one.reason}"
         for one in search.diverged
     ]
+    if search.certificate_kind == "nothing tried":
+        return [*edges, *refused, *diverged]
     return [*edges, *refused, *diverged] or [
         "None: the winner is at no end of its candidates, none was refused, no run diverged."
     ]
@@ -365,7 +388,7 @@ def _signed(number: float | None, decimals: int) -> str:
     """With its sign, unless it is rounded to zero."""
     if number is None:
         return NOTHING
-    return signed_text(number, decimals) if round(number, decimals) else f"{0:.{decimals}f}"
+    return format_signed(number, decimals) if round(number, decimals) else f"{0:.{decimals}f}"
 
 
 def _loss(loss: float | None) -> str:

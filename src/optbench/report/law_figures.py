@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optbench.analysis.scale_story import AxisStory, LawLine, PlacedPrediction, PlacedValue
-from optbench.analysis.units import format_count, format_value
+from optbench.analysis.units import format_count, format_range, format_value
 from optbench.report.layout import (
     FONT,
     Figure,
@@ -224,8 +224,8 @@ def _span(
 def _hover(found: PlacedPrediction) -> str:
     entry = found.entry
     text = f"{plain(found.cell.label)}: predicted {plain(format_value(entry.value))}"
-    if entry.low is not None and entry.high is not None:
-        text += f" [{entry.low:.3g}, {entry.high:.3g}]"
+    if ends := format_range(entry.low, entry.high):
+        text += f" {ends}"
     if entry.snapped != entry.value:
         text += f", trained with {plain(format_value(entry.snapped))}"
     return f"{text} ({plain(entry.form)} law)"

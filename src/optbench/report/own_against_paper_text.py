@@ -9,8 +9,8 @@ from rich.table import Table
 
 from optbench.analysis.own_against_paper import OwnAgainstPaper, OwnCell
 from optbench.analysis.recommendation_differences import BATCH_TOKENS
-from optbench.analysis.units import format_count, format_value
-from optbench.report.text import NOTHING, mean_text, signed_text
+from optbench.analysis.units import format_count, format_signed, format_value
+from optbench.report.text import NOTHING, mean_text
 from optbench.space import Value
 
 _TITLES = ("cell", "optimizer", "own loss", "seeds", "published", "own − published")
@@ -51,11 +51,11 @@ def _difference(row: OwnCell) -> str:
     if row.difference is None:
         return NOTHING
     half = "" if row.difference_half_width is None else f" ± {row.difference_half_width:.3f}"
-    return f"{signed_text(row.difference, 3)}{half}"
+    return f"{format_signed(row.difference, 3)}{half}"
 
 
 def _signed(number: float | None) -> str:
-    return NOTHING if number is None else signed_text(number, 4)
+    return NOTHING if number is None else format_signed(number, 4)
 
 
 def _notes(found: OwnAgainstPaper) -> list[str]:

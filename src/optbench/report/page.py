@@ -22,7 +22,9 @@ from optbench.analysis.units import (
     format_configuration,
     format_count,
     format_p,
+    format_range,
     format_seconds,
+    format_signed,
     format_value,
 )
 from optbench.config import UserError
@@ -34,7 +36,7 @@ _FILTERS: Mapping[str, Callable[..., object]] = {
     "speedup": text.speedup_text,
     "speedup_value": text.value_text,
     "interval": text.interval_text,
-    "signed": text.signed_text,
+    "signed": format_signed,
     "difference": text.difference_text,
     "trend_interval": text.trend_interval,
     "configuration": format_configuration,
@@ -42,6 +44,7 @@ _FILTERS: Mapping[str, Callable[..., object]] = {
     "seconds": format_seconds,
     "p_value": format_p,
     "value": format_value,
+    "range": format_range,
     "marker": marker_svg,
 }
 

@@ -24,7 +24,6 @@ from optbench.report.layout import (
     plain,
 )
 from optbench.report.palette import Style, assign_sizes, assign_styles
-from optbench.report.paper_tables import full_text
 from optbench.report.scale_figures import (
     Mark,
     Panel,
@@ -35,6 +34,7 @@ from optbench.report.scale_figures import (
     speedup_panel,
     trend_panel,
 )
+from optbench.report.text import speedup_text
 
 _MARGIN = {"l": 56, "r": 14, "t": 10, "b": 52}
 _HEIGHT = 340
@@ -266,7 +266,7 @@ def _estimate(one: PaperSpeedup, found: Speedup, height: float, symbol: str, col
             "thickness": 1.5,
             "width": 3,
         },
-        "hovertext": [f"{_label(one)}, {found.estimator}: {full_text(found)}"],
+        "hovertext": [f"{_label(one)}, {found.estimator}: {speedup_text(found)}"],
         "hoverinfo": "text",
     }
 

@@ -24,14 +24,13 @@ from optbench.report.paper_figures import (
 )
 from optbench.report.paper_tables import (
     WHY_NOT_DETERMINED,
-    full_text,
     interesting,
     law_text,
     noise_sentences,
 )
 from optbench.report.scale_figures import Panel
 from optbench.report.sections import Place
-from optbench.report.text import NOTHING
+from optbench.report.text import NOTHING, speedup_text
 
 FILE_NAME = "paper.html"
 
@@ -80,7 +79,7 @@ def render_paper_page(results: PaperResults) -> str:
         drawn = placed(f"law-{name}", [law_panel(row) for row in rows])
         laws.append(_Laws(optimizer=name, rows=rows, figures=drawn))
     cells = [(size, ratios) for size, ratios in _cells(results) if ratios]
-    filters = {"law": law_text, "speedup": full_text}
+    filters = {"law": law_text, "speedup": speedup_text}
     return template("paper.html", filters).render(
         results=results,
         noise_sentences=noise_sentences(results),

@@ -17,7 +17,7 @@ from optbench.analysis.speedup import Speedup
 from optbench.analysis.units import format_value
 from optbench.ladder import PAPER_SIZES
 from optbench.published import COMPLEMENTS
-from optbench.report.text import NOTHING, interval_text, value_text
+from optbench.report.text import NOTHING, speedup_text
 
 Rows: TypeAlias = list[list[str]]
 
@@ -94,17 +94,10 @@ def case_study_table(results: PaperResults) -> tuple[list[str], Rows]:
                     place.optimizer,
                     f"{place.loss:.4f}",
                     f"{behind.value:.4f}" if behind else NOTHING,
-                    *(full_text(s) for s in (found.paper, found.interpolate, found.shared)),
+                    *(speedup_text(s) for s in (found.paper, found.interpolate, found.shared)),
                 ]
             )
     return titles, rows
-
-
-def full_text(found: Speedup | None) -> str:
-    """``1.42× [1.33, 1.52]``, or a dash."""
-    if found is None:
-        return NOTHING
-    return " ".join(part for part in (value_text(found), interval_text(found)) if part)
 
 
 def verdicts_table(results: PaperResults) -> tuple[list[str], Rows]:

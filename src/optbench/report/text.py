@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +10,16 @@ from optbench.analysis.noise import Difference, MeanLoss
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.speedup import Speedup
 from optbench.analysis.summary import StudySummary
-from optbench.analysis.units import format_configuration
+from optbench.analysis.units import (
+    format_configuration,
+    format_ends,
+    format_signed,
+    format_signed_ends,
+    format_times,
+)
 
 NOTHING = "–"
 EXTRAPOLATED = "†"
-_FAR = 1000
 
 
 def speedup_text(speedup: Speedup | None) -> str:
@@ -27,35 +31,18 @@ def speedup_text(speedup: Speedup | None) -> str:
 
 def value_text(speedup: Speedup) -> str:
     """``1.42×``; a bound as ``> 2.00×``; † if it was extrapolated."""
-    bound = f"{speedup.bound} " if speedup.bound else ""
-    return f"{bound}{speedup.value:.2f}×{EXTRAPOLATED if speedup.extrapolated else ''}"
+    extrapolated = EXTRAPOLATED if speedup.extrapolated else ""
+    return f"{format_times(speedup.value, speedup.bound)}{extrapolated}"
 
 
 def interval_text(speedup: Speedup) -> str:
-    """``[1.33, 1.52]``, or nothing without a noise estimate.
-
-    Ends that the baseline's budgets do not bound are open: ``(0`` and ``∞)``.
-    """
-    if speedup.low is None or speedup.high is None:
-        return ""
-    start = f"[{speedup.low:.2f}" if speedup.low > 0 else "(0"
-    return f"{start}, {_upper_end(speedup.high)}"
-
-
-def _upper_end(high: float) -> str:
-    """An end so far out that its digits say nothing is not spelled out."""
-    if math.isinf(high):
-        return "∞)"
-    return f"{high:.2f}]" if high < _FAR else f"> {_FAR})"
+    """``[1.33, 1.52]``, or nothing without a noise estimate."""
+    return format_ends(speedup.low, speedup.high)
 
 
 def trend_interval(trend: SizeTrend) -> str:
-    """``[−0.31, −0.05]``; an end that the losses do not bound is ∞."""
-    if trend.low is None or trend.high is None:
-        return ""
-    low = signed_text(trend.low, 2) if math.isfinite(trend.low) else "−∞"
-    high = signed_text(trend.high, 2) if math.isfinite(trend.high) else "∞"
-    return f"[{low}, {high}]"
+    """``[−0.310, −0.050]``; an end that the losses do not bound is ∞."""
+    return format_signed_ends(trend.low, trend.high, 3)
 
 
 def mean_text(mean: MeanLoss | None) -> str:
@@ -69,12 +56,7 @@ def difference_text(difference: Difference | None) -> str:
     """``−0.118 ± 0.023``."""
     if difference is None:
         return NOTHING
-    return f"{signed_text(difference.value, 3)} ± {difference.half_width:.3f}"
-
-
-def signed_text(number: float, decimals: int) -> str:
-    """With its sign, and a minus as wide as the plus."""
-    return f"{number:+.{decimals}f}".replace("-", "−")
+    return f"{format_signed(difference.value, 3)} ± {difference.half_width:.3f}"
 
 
 def best_text(row: OptimizerRow) -> str:
@@ -89,7 +71,8 @@ def tuning_text(row: OptimizerRow) -> str:
     if row.tuning is None:
         return "predicted by scaling laws" if row.prediction else "not tuned yet"
     entry = row.tuning.entry
-    text = "certified" if entry.certified else "stopped at the cap"
+    kind = entry.certificate
+    text = f"{kind}, so not certified" if kind in ("diverged", "nothing tried") else kind
     edges = ", ".join(dict.fromkeys(edge.axis for edge in entry.edges))
     return f"{text}; at the edge of {edges}" if edges else text
 
