@@ -18,6 +18,27 @@ from optbench.config import UserError
 _BLOCK = 1 << 16
 
 
+def strict_json(text: str) -> Any:
+    """A JSON value whose objects have each key once.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_each_once)
+    except RecursionError:
+        raise ValueError("too many values within values") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' comes twice")
+    return found
+
+
 class StoreError(UserError):
     """A store that cannot be used; the message names the file, the line and the remedy."""
 
@@ -30,7 +51,7 @@ def complete_lines(file: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def parse_object(
-    line: bytes, path: Path, number: int, decode: Callable[[str], Any] = json.loads
+    line: bytes, path: Path, number: int, decode: Callable[[str], Any] = strict_json
 ) -> dict[str, Any]:
     """The JSON object of a line.
 
@@ -48,12 +69,22 @@ def parse_object(
             raise ValueError("not an object")
     except ValueError as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise StoreError(
-            f"{path}, line {number} is not a JSON object ({reason}). A crash damages only the last "
-            f"line, so this file was edited or the disk is failing: restore the line from a copy, "
-            f"or delete it to train that run again."
-        ) from None
+        raise damaged(path, number, f"It is not a JSON object ({reason}).") from None
     return entry
+
+
+def damaged(path: Path, number: int, what: str) -> StoreError:
+    """What is said of a line that cannot be used.
+
+    Args:
+        number: of the line in its file, from 1.
+        what: is wrong with it, as a sentence.
+    """
+    return StoreError(
+        f"{path}, line {number}: {what} A crash damages only the last line, so this file was "
+        f"edited or the disk is failing: restore the line from a copy, or delete it to train that "
+        f"run again."
+    )
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:

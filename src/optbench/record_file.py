@@ -16,7 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
-from optbench.json_lines import StoreError, complete_lines, parse_object
+from optbench.json_lines import (
+    StoreError,
+    complete_lines,
+    damaged,
+    parse_object,
+    strict_json,
+)
 
 R = TypeVar("R")
 
@@ -94,7 +100,7 @@ class RecordFile(Mapping[str, R]):
                 try:
                     self._check(raw)
                 except StoreError as error:
-                    raise StoreError(f"{self.path}, line {number}: {error}") from None
+                    raise damaged(self.path, number, str(error)) from None
                 self._add(raw, len(line))
                 # Last, so that an interruption before it has the line looked at once more.
                 self._number, self._end = number, self._end + len(line) + 1
@@ -122,7 +128,12 @@ class RecordFile(Mapping[str, R]):
         if (held := self._parsed.get(run_id)) is not None:
             return held
         line = self._lines[run_id]
-        record = self._parse(json.loads(os.pread(self._opened(), line.length, line.offset)))
+        try:
+            text = os.pread(self._opened(), line.length, line.offset).decode()
+            record = self._parse(strict_json(text))
+        except (StoreError, ValueError) as error:
+            before = os.pread(self._opened(), line.offset, 0)
+            raise damaged(self.path, before.count(b"\n") + 1, str(error)) from None
         self._parsed[run_id] = record
         return record
 
