@@ -14,11 +14,10 @@ from optbench.analysis.summary import summarise
 from optbench.config import RunConfig
 from optbench.executors import InlineExecutor
 from optbench.optimizers import OPTIMIZERS
-from optbench.phases import FIRST_CONFIRM_SEED
 from optbench.planned_runs import planned_runs
 from optbench.store import RunRecord, RunStore, StoreError
 from optbench.study import Study, StudyError
-from optbench.study_config import StudyConfig
+from optbench.study_config import FIRST_CONFIRM_SEED, StudyConfig
 from optbench.study_file import read_study
 from optbench.sweep import RunError, Sweep
 

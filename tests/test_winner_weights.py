@@ -15,14 +15,12 @@ from optbench.cli import main
 from optbench.config import RunConfig
 from optbench.data.shards import Corpus
 from optbench.ladder import Cell
-from optbench.phases import FIRST_CONFIRM_SEED
 from optbench.planned_runs import PlannedRuns
 from optbench.store import RunRecord, RunStore
-from optbench.study_config import Protocol
+from optbench.study_config import FIRST_CONFIRM_SEED, Protocol
 from optbench.weights import WeightsError, kept_runs, load_trained, weights_file
 from optbench.winner_weights import (
     bytes_of,
-    confirmation_seeds,
     keeping_weights,
     kept_text,
     prepare_to_keep,
@@ -135,7 +133,7 @@ def test_runs_that_ended_without_weights_are_named_and_the_remedy_works(
     assert (out / "runs.jsonl").read_bytes() == before
     assert "2 confirmation runs ended without weights before (" in said
     assert f"For the weights of one: optbench show RUN --store {out} --config > run.json; " in said
-    seeds = confirmation_seeds(Protocol(noise_seeds=1, confirm_seeds=2))
+    seeds = Protocol(noise_seeds=1, confirm_seeds=2).held_out_seeds
     first, second = without_weights(RunStore.read(out).records.values(), out, seeds)
     shown = CliRunner().invoke(main, ["show", first, "--store", str(out), "--config"])
     (tmp_path / "run.json").write_text(shown.output)
@@ -156,16 +154,20 @@ def train(config: RunConfig, *, weights_path: Path | None) -> RunRecord:
 
 
 def test_the_job_survives_a_process_boundary_and_decides_by_the_seed(tmp_path: Path) -> None:
-    job = pickle.loads(pickle.dumps(keeping_weights(train, tmp_path, frozenset({1000}))))
+    job = pickle.loads(pickle.dumps(keeping_weights(train, tmp_path, range(1000, 1001))))
     confirmed = dataclasses.replace(TINY_CONFIG, seed=1000)
     assert job(confirmed).error == str(weights_file(tmp_path, confirmed.run_id))
     assert job(TINY_CONFIG).error == "None"
 
 
 def test_seeds_of_tuning_and_noise_are_no_seeds_of_confirmation() -> None:
-    assert confirmation_seeds(Protocol(confirm_seeds=3)) == {1000, 1001, 1002}
-    protocol = Protocol(tuning_seed=999, noise_seeds=2, confirm_seeds=3)
-    assert confirmation_seeds(protocol) == {1001, 1002}
+    assert list(Protocol(confirm_seeds=3).held_out_seeds) == [1000, 1001, 1002]
+    for tuning_seed, noise_seeds in ((1000, 1), (1002, 1), (999, 2), (0, 1001), (998, 40)):
+        protocol = Protocol(tuning_seed=tuning_seed, noise_seeds=noise_seeds, confirm_seeds=3)
+        assert "must not be seeds of confirmation" in protocol.problems()["tuning_seed"]
+    for tuning_seed, noise_seeds in ((999, 1), (1003, 5), (0, 1000)):
+        protocol = Protocol(tuning_seed=tuning_seed, noise_seeds=noise_seeds, confirm_seeds=3)
+        assert protocol.problems() == {}
 
 
 def planned(runs: int) -> list[PlannedRuns]:

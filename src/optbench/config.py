@@ -17,8 +17,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
 
+from optbench.errors import ConfigError as ConfigError
+from optbench.errors import UserError as UserError
+from optbench.excerpts import shortened
 from optbench.schedule import DECAY_SHAPES, DecayShape
 from optbench.space import Value, did_you_mean
+from optbench.typed_data import builder, fits
 
 
 class Role(enum.StrEnum):
@@ -31,6 +35,8 @@ class Role(enum.StrEnum):
     BIAS = "bias"  # what is added to the output of a layer
 
 
+_MOST_LISTED_HEADS = 1024  # whose fit to a width is tried
+MOST_SEED = 2**63 - 1
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 AttentionScope: TypeAlias = Literal["document", "sequence"]
@@ -43,23 +49,6 @@ CLIPPED_ROLES: Mapping[ClipScope, frozenset[Role]] = MappingProxyType(
         "norms": frozenset({Role.NORM, Role.BIAS}),
     }
 )
-
-
-class UserError(Exception):
-    """An error whose message is for the user; the command line prints it without a trace."""
-
-
-class ConfigError(UserError, ValueError):
-    """One or more settings that cannot be run; the message lists every problem found."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-        lines = problems if len(problems) == 1 else [f"- {problem}" for problem in problems]
-        super().__init__("\n".join(lines))
-
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
-        """Rebuild from the problems: the default, from the message, would list its letters."""
-        return type(self), (self.problems,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +98,8 @@ class ModelConfig:
             yield from self._head_problems()
 
     def _head_problems(self) -> Iterator[str]:
-        fitting = [h for h in range(1, self.d_model) if self.d_model % (2 * h) == 0]
+        most = min(self.d_model, _MOST_LISTED_HEADS)
+        fitting = [h for h in range(1, most) if self.d_model % (2 * h) == 0]
         remedy = f"Choose num_heads from {fitting}." if fitting else "Choose an even d_model."
         if self.d_model % self.num_heads:
             yield (
@@ -279,9 +269,13 @@ class RunConfig:
         """Inverse of :meth:`to_dict`.
 
         Raises:
-            ConfigError: unknown or missing keys, all of them named.
+            ConfigError: unknown or missing keys and values of other types, all of them named.
         """
-        return build_dataclass(cls, raw, path="")
+        if not fits(cls)(raw):
+            from optbench.tables import table_problems  # pydantic, only where something is wrong
+
+            raise ConfigError(table_problems(cls, raw))
+        return builder(cls)(raw)
 
     def with_fingerprint(self, fingerprint: str) -> RunConfig:
         """The same run on the corpus with this fingerprint."""
@@ -294,8 +288,9 @@ class RunConfig:
         for name in ("num_tokens", "batch_size", "eval_tokens", "test_tokens", "num_evals"):
             if getattr(self, name) < 1:
                 found.append(f"{name} must be at least 1, but got {getattr(self, name)}.")
-        if self.seed < 0:
-            found.append(f"seed must not be negative, but got {self.seed}.")
+        if not 0 <= self.seed <= MOST_SEED:
+            limit = "not be negative" if self.seed < 0 else "be below 2^63"
+            found.append(f"seed must {limit}, but got {shortened(str(self.seed))}.")
         if not (self.clip_norm >= 0 and math.isfinite(self.clip_norm)):
             found.append(f"clip_norm must be finite and not negative, but got {self.clip_norm}.")
         if self.clip_scope not in CLIPPED_ROLES:
@@ -333,47 +328,3 @@ def _with_whole_numbers(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _with_whole_numbers(item) for key, item in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-_NESTED: dict[str, type] = {
-    "model": ModelConfig,
-    "data": DataConfig,
-    "optimizer": OptimizerConfig,
-    "schedule": ScheduleConfig,
-}
-
-
-def build_dataclass(cls: type[Any], raw: Any, *, path: str) -> Any:
-    """Build ``cls`` from a mapping, refusing unknown and missing keys by their full path.
-
-    Raises:
-        ConfigError: with one line per problem.
-    """
-    if not isinstance(raw, Mapping):
-        raise ConfigError([f"'{path}' must be a table of keys and values, but got {raw!r}."])
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    prefix = f"{path}." if path else ""
-    problems = [
-        did_you_mean(f"{prefix}{key}", [f"{prefix}{k}" for k in fields], what="key")
-        for key in raw
-        if key not in fields
-    ]
-    missing = [
-        f"Missing key '{prefix}{name}'."
-        for name, f in fields.items()
-        if name not in raw
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    values: dict[str, Any] = {}
-    for key in (name for name in fields if name in raw):
-        nested = _NESTED.get(key) if cls is RunConfig else None
-        try:
-            values[key] = (
-                build_dataclass(nested, raw[key], path=f"{prefix}{key}") if nested else raw[key]
-            )
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems or missing:
-        raise ConfigError(problems + missing)
-    return cls(**values)

@@ -10,17 +10,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from optbench.config import ConfigError, build_dataclass
+from optbench.config import ConfigError
 from optbench.execution import PLAIN, Execution
 
 BYTES_PER_GB = 1e9
-_KINDS = {  # what the text of an annotation allows, and how a user would say it
-    "int | None": (int, "a whole number"),
-    "float | None": ((int, float), "a number"),
-    "bool | None": (bool, "true or false"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,29 +81,3 @@ class ExecutionSettings:
 
 
 UNSAID = ExecutionSettings()
-
-
-def read_execution(raw: object) -> tuple[ExecutionSettings, list[str]]:
-    """The settings of a study file and all problems of their table.
-
-    Args:
-        raw: the table ``execution``.
-    """
-    try:
-        settings: ExecutionSettings = build_dataclass(ExecutionSettings, raw, path="execution")
-    except ConfigError as error:
-        return UNSAID, error.problems
-    if problems := _wrong_kinds(settings) or settings.problems():
-        return UNSAID, [f"execution.{problem}" for problem in problems]
-    return settings, []
-
-
-def _wrong_kinds(settings: ExecutionSettings) -> list[str]:
-    problems: list[str] = []
-    for field in dataclasses.fields(settings):
-        value: Any = getattr(settings, field.name)
-        kind, wanted = _KINDS[str(field.type)]
-        is_bool = isinstance(value, bool)
-        if value is not None and (not isinstance(value, kind) or is_bool != (kind is bool)):
-            problems.append(f"{field.name} must be {wanted}, but got {value!r}.")
-    return problems

@@ -18,6 +18,27 @@ from optbench.config import UserError
 _BLOCK = 1 << 16
 
 
+def strict_json(text: str) -> Any:
+    """A JSON value whose objects have each key once.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_each_once)
+    except RecursionError:
+        raise ValueError("too many values within values") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' comes twice")
+    return found
+
+
 class StoreError(UserError):
     """A store that cannot be used; the message names the file, the line and the remedy."""
 
@@ -30,7 +51,7 @@ def complete_lines(file: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def parse_object(
-    line: bytes, path: Path, number: int, decode: Callable[[str], Any] = json.loads
+    line: bytes, path: Path, number: int, decode: Callable[[str], Any] = strict_json
 ) -> dict[str, Any]:
     """The JSON object of a line.
 

@@ -37,8 +37,6 @@ from optbench.store import RunRecord, RunStore
 from optbench.study_config import StudyConfig
 from optbench.sweep import Task
 
-FIRST_CONFIRM_SEED = 1000  # far from the tuning and noise seeds
-
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
@@ -184,7 +182,7 @@ class Phases:
 
     def _confirm(self, cell: Cell, winner: Configuration) -> Task:
         """The winner on fresh seeds, the same for all optimizers."""
-        seeds = range(FIRST_CONFIRM_SEED, FIRST_CONFIRM_SEED + self.config.protocol.confirm_seeds)
+        seeds = self.config.protocol.held_out_seeds
         records = yield [self._run(cell, winner, seed) for seed in seeds]
         self.store.note(
             "confirmation",

@@ -47,6 +47,7 @@ class Totals:
 class _Line(NamedTuple):
     """Where a record is, and what is counted of it."""
 
+    number: int  # from 1
     offset: int
     length: int
     failed: bool
@@ -105,7 +106,9 @@ class RecordFile(Mapping[str, R]):
         known = self._lines.get(run_id)
         if known is not None and not known.failed:
             return
-        line = _Line(self._end, length, raw["status"] == "failed", raw["num_tokens"])
+        line = _Line(
+            self._number + 1, self._end, length, raw["status"] == "failed", raw["num_tokens"]
+        )
         self._lines[run_id] = line
         self._parsed.pop(run_id, None)
         self.totals.runs += known is None
@@ -122,7 +125,12 @@ class RecordFile(Mapping[str, R]):
         if (held := self._parsed.get(run_id)) is not None:
             return held
         line = self._lines[run_id]
-        record = self._parse(json.loads(os.pread(self._opened(), line.length, line.offset)))
+        text = os.pread(self._opened(), line.length, line.offset)
+        raw = parse_object(text, self.path, line.number)
+        try:
+            record = self._parse(raw)
+        except StoreError as error:
+            raise StoreError(f"{self.path}, line {line.number}: {error}") from None
         self._parsed[run_id] = record
         return record
 

@@ -51,7 +51,6 @@ from optbench.study import Study
 from optbench.study_config import StudyConfig, smallest_batch
 from optbench.sweep import Budget, BudgetSpentError, Job, RunError, Sweep
 from optbench.winner_weights import (
-    confirmation_seeds,
     keeping_weights,
     kept_text,
     lacking_text,
@@ -144,7 +143,7 @@ def run_study(
 
 def _announce_weights(study: Study, console: Console) -> None:
     """How many weights there will be, and which runs that are there already lack theirs."""
-    store, seeds = study.store, confirmation_seeds(study.config.protocol)
+    store, seeds = study.store, study.config.protocol.held_out_seeds
     said = [prepare_to_keep(store.directory, planned_runs(study.config))]
     if lacking := without_weights(store.records.values(), store.directory, seeds):
         said.append(lacking_text(lacking, store.directory))
@@ -193,7 +192,7 @@ def _train(
             )
             train: Job = run_here
             if sitting.keep_weights:
-                seeds = confirmation_seeds(config.protocol)
+                seeds = config.protocol.held_out_seeds
                 train = keeping_weights(run_here, store.directory, seeds)
             job = functools.partial(train_once, train, store.directory.resolve(), checkpoints)
 

@@ -30,8 +30,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from optbench.config import RunConfig
+from optbench.config import ConfigError, RunConfig
 from optbench.durable import write_durably
+from optbench.excerpts import excerpt
 from optbench.json_lines import (
     StoreError,
     append_entry,
@@ -42,6 +43,7 @@ from optbench.json_lines import (
 )
 from optbench.record_file import RecordFile, Totals
 from optbench.store_lock import StoreLock
+from optbench.typed_data import fits
 
 __all__ = ["RunRecord", "RunStore", "Status", "StoreError", "append_entry"]
 
@@ -93,8 +95,16 @@ class RunRecord:
 
     @property
     def run_config(self) -> RunConfig:
-        """The configuration, typed."""
-        return RunConfig.from_dict(self.config)
+        """The configuration, typed.
+
+        Raises:
+            StoreError: it is none.
+        """
+        try:
+            return RunConfig.from_dict(self.config)
+        except ConfigError as error:
+            told = f"The configuration of run {self.run_id} cannot be read: {error}"
+            raise StoreError(told) from None
 
     @property
     def tokens_per_s(self) -> float:
@@ -112,29 +122,53 @@ class RunRecord:
         """Inverse of :meth:`to_json` after ``json.loads``.
 
         Raises:
-            StoreError: the record was written by a newer version, or lacks a field.
+            StoreError: the record was written by a newer version, lacks a field, or has a value of
+                another type.
         """
         _check_record(raw)
         values = {name: raw[name] for name in _FIELDS & raw.keys()}
+        if not fits(cls)(values):
+            from optbench.tables import table_problems  # pydantic, only where something is wrong
+
+            raise StoreError(f"{' '.join(table_problems(cls, values))} {_REMEDY}")
         for curve in ("train_curve", "val_curve"):
-            values[curve] = [(int(step), float(loss)) for step, loss in values[curve]]
+            values[curve] = [(step, float(loss)) for step, loss in values[curve]]
         return cls(**values)
 
 
 _FIELDS = frozenset(f.name for f in dataclasses.fields(RunRecord))
 _REQUIRED = _FIELDS - {"error", "execution"}
+_REMEDY = (
+    "This record was edited or the disk is failing: restore the line from a copy, or delete it to "
+    "train that run again."
+)
+# What is counted of a record before it is parsed.
+_COUNTED = {
+    "schema": fits(int),
+    "run_id": fits(str),
+    "status": fits(Status),
+    "num_tokens": fits(int),
+    "wall_s": fits(float),
+    "execution": fits(dict[str, Any] | None),
+}
 
 
 def _check_record(raw: Mapping[str, Any]) -> None:
     """Refuse what this version cannot read (see :meth:`RunRecord.from_dict`)."""
     schema = raw.get("schema", 0)
-    if schema > SCHEMA_VERSION:
+    if type(schema) is int and schema > SCHEMA_VERSION:
         raise StoreError(
             f"This record has schema {schema}, but this version of optbench reads up to "
             f"{SCHEMA_VERSION}. Install a newer optbench to read it."
         )
     if not raw.keys() >= _REQUIRED:
         raise StoreError(f"This record lacks the fields {sorted(_REQUIRED - raw.keys())}.")
+    for name, check in _COUNTED.items():
+        if not check(raw.get(name)):
+            raise StoreError(f"{name} cannot be {excerpt(raw.get(name))}. {_REMEDY}")
+    devices = (raw.get("execution") or {}).get("devices", 1)
+    if type(devices) is not int:
+        raise StoreError(f"execution.devices cannot be {excerpt(devices)}. {_REMEDY}")
 
 
 def ended_path(store: Path, run_id: str) -> Path:

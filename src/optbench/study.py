@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from optbench.analysis.journal import typed_entries
 from optbench.config import RunConfig, UserError
 from optbench.coordinate_descent import with_candidate
 from optbench.ladder import Cell
@@ -90,6 +91,7 @@ class Study:
             },
             "axes": {name: list(search.space) for name, search in study.optimizers.items()},
         }
+        typed_entries(self.store.journal)  # refuses what cannot be read before it is gone on with
         kept = self.store.directory / STUDY_FILE
         kept_text = kept.read_text(encoding="utf-8") if kept.exists() else None
         for entry in self.store.journal:
@@ -103,14 +105,15 @@ class Study:
     def _check_owner(self, entry: Mapping[str, Any], kept_text: str | None) -> None:
         """Refuse the store of another study; a digest by an earlier rule is read by that rule."""
         study = self.config
-        same = is_same_study(entry["digest"], kept_text, study.text, smoke=study.smoke)
-        if same and entry["fingerprint"] == self.fingerprint:
+        digest, fingerprint = str(entry.get("digest")), entry.get("fingerprint")
+        same = is_same_study(digest, kept_text, study.text, smoke=study.smoke)
+        if same and fingerprint == self.fingerprint:
             return
         where, smoke = self.store.directory, " --smoke" if entry.get("smoke") else ""
         what = (
-            f"study file ({entry['digest']}, now {study.digest})"
+            f"study file ({digest}, now {study.digest})"
             if not same
-            else f"corpus ({entry['fingerprint']}, now {self.fingerprint})"
+            else f"corpus ({fingerprint}, now {self.fingerprint})"
         )
         go_on = ""
         if not same and kept_text is not None:
@@ -163,7 +166,7 @@ class Study:
         """
         study, protocol = self.config, self.config.protocol
         start = study.optimizers[study.baseline].start
-        seeds = [protocol.tuning_seed + i for i in range(protocol.noise_seeds)]
+        seeds = protocol.measured_seeds
         pair = (start, self._neighbour(study.optimizers[study.baseline]))
         records = yield [
             self.run_config(study.baseline, cell, configuration, seed)

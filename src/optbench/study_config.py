@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from optbench.config import (
+    MOST_SEED,
     AttentionScope,
     ClipScope,
     ConfigError,
@@ -24,6 +27,11 @@ from optbench.schedule import DecayShape
 from optbench.sinks.settings import SinkSettings
 from optbench.space import Configuration, SearchSpace, did_you_mean
 from optbench.study_digest import study_digest
+
+FIRST_CONFIRM_SEED = 1000  # far from the tuning and noise seeds
+_AT_LEAST_ONE = ("batch_size", "eval_tokens", "test_tokens", "num_evals")
+_SHARES = ("warmup_frac", "decay_frac", "final_frac")
+_NOT_NEGATIVE = ("clip_norm", "warmup_steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +59,20 @@ class RunSettings:
     num_evals: int = 4
 
 
+def run_setting_problems(values: Mapping[str, Any]) -> dict[str, str]:
+    """By name, why settings of a run cannot be what they are; other names are not looked at."""
+    found: dict[str, str] = {}
+    for names, low, high, wanted in (
+        (_AT_LEAST_ONE, 1, math.inf, "be at least 1"),
+        (_NOT_NEGATIVE, 0, math.inf, "not be negative"),
+        (_SHARES, 0, 1, "lie in [0, 1]"),
+    ):
+        for name in names:
+            if name in values and not low <= values[name] <= high:
+                found[name] = f"{name} must {wanted}, but got {values[name]}."
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """How the study searches and how it measures noise (protocol.md §2 and §5).
@@ -75,6 +97,44 @@ class Protocol:
     tie_sigmas: float = 1.0
     max_runs: int = 40
     grow_grids: bool = True
+
+    @property
+    def measured_seeds(self) -> range:
+        """Seeds of tuning and of the noise; the first is the tuning seed."""
+        return range(self.tuning_seed, self.tuning_seed + self.noise_seeds)
+
+    @property
+    def held_out_seeds(self) -> range:
+        """Seeds of confirmation runs."""
+        return range(FIRST_CONFIRM_SEED, FIRST_CONFIRM_SEED + self.confirm_seeds)
+
+    def problems(self) -> dict[str, str]:
+        """By name, why a setting cannot be what it is."""
+        least = (
+            ("tuning_seed", 0, "it seeds generators"),
+            ("noise_seeds", 1, "the tuning seed alone is one"),
+            ("confirm_seeds", 1, "a loss that is quoted needs a run"),
+            ("tie_floor", 0, "it is a difference of losses that counts as none"),
+            ("tie_sigmas", 0, "it is a width"),
+            ("max_runs", 1, "the start point alone is one run"),
+        )
+        found = {
+            name: f"{name} must be at least {low}, but got {getattr(self, name)}: {why}."
+            for name, low, why in least
+            if getattr(self, name) < low
+        }
+        measured, held_out = self.measured_seeds, self.held_out_seeds
+        both = range(max(measured.start, held_out.start), min(measured.stop, held_out.stop))
+        if both and not found:
+            found["tuning_seed"] = (
+                f"tuning_seed and the noise_seeds from it on, {measured.start} to "
+                f"{measured.stop - 1}, must not be seeds of confirmation, but {both.start} to "
+                f"{both.stop - 1} are: winners are confirmed on {held_out.start} to "
+                f"{held_out.stop - 1}, on which nothing may have been chosen."
+            )
+        if measured.stop > MOST_SEED:
+            found["tuning_seed"] = f"tuning_seed must be below 2^63, but got {self.tuning_seed}."
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

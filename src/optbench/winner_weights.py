@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Protocol as Interface
 
 from optbench.config import ModelConfig, RunConfig
-from optbench.phases import FIRST_CONFIRM_SEED
 from optbench.planned_runs import PlannedRuns
 from optbench.store import RunRecord
-from optbench.study_config import Protocol
 from optbench.sweep import Job
 from optbench.weights import WeightsError, how_to_keep, kept_runs, make_folder, weights_file
 
@@ -32,22 +30,12 @@ class Training(Interface):
         ...
 
 
-def confirmation_seeds(protocol: Protocol) -> frozenset[int]:
-    """The seeds of confirmation runs, less those on which there are tuning and noise runs too."""
-    first, other = FIRST_CONFIRM_SEED, protocol.tuning_seed
-    return frozenset(range(first, first + protocol.confirm_seeds)) - frozenset(
-        range(other, other + protocol.noise_seeds)
-    )
-
-
-def keeping_weights(train: Training, store: Path, seeds: frozenset[int]) -> Job:
+def keeping_weights(train: Training, store: Path, seeds: range) -> Job:
     """``train`` as the job of a sweep that keeps the weights of runs on these seeds in a store."""
     return functools.partial(_train_and_keep, train, store.resolve(), seeds)
 
 
-def _train_and_keep(
-    train: Training, store: Path, seeds: frozenset[int], config: RunConfig
-) -> RunRecord:
+def _train_and_keep(train: Training, store: Path, seeds: range, config: RunConfig) -> RunRecord:
     keeps = config.seed in seeds
     return train(config, weights_path=weights_file(store, config.run_id) if keeps else None)
 
@@ -78,9 +66,7 @@ def bytes_of(model: ModelConfig) -> int:
     return 4 * model.num_params
 
 
-def without_weights(
-    records: Iterable[RunRecord], store: Path, seeds: frozenset[int]
-) -> tuple[str, ...]:
+def without_weights(records: Iterable[RunRecord], store: Path, seeds: range) -> tuple[str, ...]:
     """The confirmation runs of a store that were completed without their weights, by id."""
     kept = set(kept_runs(store))
     return tuple(

@@ -9,22 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from optbench.analysis.journal_entries import (
-    AxisPredictionEntry,
-    AxisSensitivityEntry,
     CellEntry,
     CellKey,
     ConfirmationEntry,
-    EdgeEntry,
-    EvaluationEntry,
-    MoveEntry,
     NoiseEntry,
-    PhasesEntry,
     PlanEntry,
     PredictionEntry,
-    RejectionEntry,
     SensitivityEntry,
     SessionEndEntry,
     SessionEntry,
@@ -33,8 +26,7 @@ from optbench.analysis.journal_entries import (
     TuningEntry,
 )
 from optbench.store import StoreError
-
-Entry = TypeVar("Entry")
+from optbench.typed_data import builder, field_types, fits, is_required
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +73,6 @@ _KINDS: dict[str, type[Any]] = {
     "sensitivity": SensitivityEntry,
     "prediction": PredictionEntry,
 }
-_NESTED: dict[tuple[type[Any], str], type[Any]] = {
-    (PhasesEntry, "tune"): CellEntry,
-    (PhasesEntry, "retune"): CellEntry,
-    (PhasesEntry, "predict"): CellEntry,
-    (StudyEntry, "tuned_cell"): CellEntry,
-    (StudyEntry, "baseline_cells"): CellEntry,
-    (StudyEntry, "phases"): PhasesEntry,
-    (NoiseEntry, "cell"): CellEntry,
-    (TuningEntry, "cell"): CellEntry,
-    (TuningEntry, "moves"): MoveEntry,
-    (TuningEntry, "evaluations"): EvaluationEntry,
-    (TuningEntry, "rejected"): RejectionEntry,
-    (TuningEntry, "edges"): EdgeEntry,
-    (ConfirmationEntry, "cell"): CellEntry,
-    (TimingEntry, "cell"): CellEntry,
-    (SensitivityEntry, "axes"): AxisSensitivityEntry,
-    (PredictionEntry, "cell"): CellEntry,
-    (PredictionEntry, "axes"): AxisPredictionEntry,
-}
 
 
 def read_journal(entries: Iterable[Mapping[str, Any]]) -> Journal:
@@ -110,11 +83,7 @@ def read_journal(entries: Iterable[Mapping[str, Any]]) -> Journal:
     Raises:
         StoreError: an entry lacks a field, or nothing says what the study is.
     """
-    found: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
-    for number, raw in enumerate(entries, start=1):
-        kind = str(raw.get("kind"))
-        if kind in _KINDS:
-            found[kind].append(_typed(_KINDS[kind], raw, f"journal entry {number} ('{kind}')"))
+    found = typed_entries(entries)
     if not found["study"]:
         raise StoreError(
             "The journal of this store names no study, so its runs cannot be compared. Give the "
@@ -138,17 +107,35 @@ def read_journal(entries: Iterable[Mapping[str, Any]]) -> Journal:
     )
 
 
-def _typed(cls: type[Entry], raw: Mapping[str, Any], where: str) -> Entry:
-    values: dict[str, Any] = {}
-    for item in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-        if item.name in raw:
-            values[item.name] = _typed_value(_NESTED.get((cls, item.name)), raw[item.name], where)
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise StoreError(f"The {where} lacks '{item.name}'; it was written by another version.")
-    return cls(**values)
+def typed_entries(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The entries by their kinds; kinds that this version does not know are left out.
+
+    Raises:
+        StoreError: an entry lacks a field, or has a value of another type.
+    """
+    found: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
+    for number, raw in enumerate(entries, start=1):
+        kind = raw.get("kind")
+        if not isinstance(kind, str):
+            raise StoreError(f"The journal entry {number} says of no kind what it is.")
+        if kind in _KINDS:
+            if not fits(_KINDS[kind], others=True)(raw):
+                raise StoreError(_damage(_KINDS[kind], raw, f"journal entry {number} ('{kind}')"))
+            found[kind].append(builder(_KINDS[kind])(raw))
+    return found
 
 
-def _typed_value(nested: type[Any] | None, value: Any, where: str) -> Any:
-    if isinstance(value, list):
-        return tuple(_typed(nested, item, where) if nested else item for item in value)
-    return _typed(nested, value, where) if nested and value is not None else value
+def _damage(cls: type[Any], raw: Mapping[str, Any], where: str) -> str:
+    lacking = [f.name for f in dataclasses.fields(cls) if is_required(f) and f.name not in raw]
+    if lacking:
+        return f"The {where} lacks '{lacking[0]}'; it was written by another version."
+    return f"The {where} was edited or is damaged: {_first_problem(cls, raw)}"
+
+
+def _first_problem(cls: type[Any], raw: Mapping[str, Any]) -> str:
+    from optbench.tables import table_problems  # pydantic, only where something is wrong
+
+    for name, kind in field_types(cls).items():
+        if name in raw and not fits(kind, others=True)(raw[name]):
+            return table_problems(kind, raw[name], name)[0]
+    raise AssertionError("a damaged entry has a damaged field")

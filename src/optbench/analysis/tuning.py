@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optbench.analysis.journal import EvaluationEntry, TuningEntry
+from optbench.analysis.journal import TuningEntry
+from optbench.analysis.journal_entries import EvaluationEntry
 from optbench.space import Value
 
 

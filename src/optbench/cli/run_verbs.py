@@ -22,7 +22,7 @@ from optbench.cli.verbs import (
 )
 
 if TYPE_CHECKING:
-    from optbench.config import Precision, RunConfig
+    from optbench.config import Precision
     from optbench.execution_settings import ExecutionSettings
     from optbench.store import RunRecord
 
@@ -67,14 +67,14 @@ def train(
     checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
-    from optbench.single_run import single_run_config
+    from optbench.single_run import run_config_of_file, single_run_config
     from optbench.single_session import train_one
 
     if config_file is not None:
         flags = (("--size", size), ("--ratio", ratio), ("--corpus", corpus))
         if clash := [name for name, value in flags if value is not None]:
             raise click.UsageError(f"{' and '.join(clash)} cannot change what {config_file} says.")
-        config = _run_config_from(config_file, optimizer, settings, seed)
+        config = run_config_of_file(config_file, optimizer, _settings(settings), seed)
     else:
         config = single_run_config(
             optimizer or "adamw",
@@ -177,31 +177,11 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
             if not separator or not name:
                 raise ValueError
             values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except ValueError:
+        except (ValueError, RecursionError):
             raise click.UsageError(
                 f"--set takes NAME=VALUE with a number, true, false or \"text\", but got '{pair}'."
             ) from None
     return values
-
-
-def _run_config_from(
-    path: Path, optimizer: str | None, settings: tuple[str, ...], seed: int | None
-) -> RunConfig:
-    from optbench.config import ConfigError, RunConfig
-    from optbench.text_files import read_user_text
-
-    text = read_user_text(path)
-    try:
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
-        raise ConfigError([f"{path} cannot be parsed: {error}."]) from None
-    if seed is not None:
-        raw["seed"] = seed
-    table = raw.setdefault("optimizer", {})
-    if optimizer is not None:
-        table["name"] = optimizer
-    table["hyperparameters"] = {**table.get("hyperparameters", {}), **_settings(settings)}
-    return RunConfig.from_dict(raw)
 
 
 def _list_records(records: list[RunRecord], form: str) -> None:

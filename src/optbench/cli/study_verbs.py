@@ -171,7 +171,8 @@ def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
 def _read_study(study: str, smoke: bool) -> StudyConfig:
     from optbench.study_file import find_study, read_study
 
-    return read_study(find_study(study), smoke=smoke)
+    text = find_study(study)
+    return read_study(text, smoke=smoke, file=study if Path(study).is_file() else "")
 
 
 def _out(study: str, out: Path | None, smoke: bool) -> Path:

@@ -10,8 +10,8 @@ import functools
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from importlib import resources
@@ -20,18 +20,60 @@ from typing import Any
 
 from optbench.config import ConfigError
 from optbench.data.mixture_recipe import (
-    FORMATS,
+    Format,
     HubDataset,
     MixtureRecipe,
     TextSource,
     whole_weights,
 )
 from optbench.space import did_you_mean
+from optbench.tables import Problem, located, shown, sound_part, table_problems
 from optbench.text_files import read_user_text
 
 MAX_PERIOD = 100_000
+MIN_VOCAB_SIZE = 257  # every byte, and the end of a document
+MOST_DIGITS = 12  # of a weight, before or behind its point
 NAME = re.compile(r"[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*")
-_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list of texts"}
+HELD_OUT = ("validation", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceTable:
+    """One of ``[[sources]]``, or the table of a held-out split (see `TextSource`)."""
+
+    name: str = ""
+    weight: Decimal | int = 1
+    files: tuple[str, ...] = ()
+    hub: HubDataset | None = None
+    format: Format | None = None
+    field: str = "text"
+    separator: str = ""
+    documents: int = 0
+    tokens: int = 0
+    side_by_side: int = 8
+
+    def source(self, name: str) -> TextSource:
+        """The source, under a name."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values |= {"name": name, "weight": Fraction(self.weight)}
+        return TextSource(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeTables:
+    """A whole recipe file (see `MixtureRecipe`)."""
+
+    name: str = ""
+    sources: tuple[SourceTable, ...]
+    validation: SourceTable | None = None
+    test: SourceTable | None = None
+    tokenizer: str = ""
+    vocab_size: int = 0
+    end_of_document: str = ""
+    tokens: int = 0
+    validation_share: float = 0.02
+    test_share: float = 0.02
+    shard_tokens: int = 2**26
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -51,7 +93,7 @@ def find_recipe(name_or_path: str) -> MixtureRecipe:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise ConfigError([f"There is no recipe file {path}."])
-        return read_recipe(read_user_text(path), path.parent)
+        return read_recipe(read_user_text(path), path.parent, str(path))
     shipped = shipped_recipes()
     if name_or_path not in shipped:
         known = ["nano", *sorted(shipped)]
@@ -61,217 +103,157 @@ def find_recipe(name_or_path: str) -> MixtureRecipe:
     return read_recipe(shipped[name_or_path], Path())
 
 
-def read_recipe(text: str, base: Path) -> MixtureRecipe:
+def read_recipe(text: str, base: Path, file: str = "") -> MixtureRecipe:
     """Parse and check a recipe whose relative paths start at ``base``.
+
+    Args:
+        file: its name, which problems then begin with, together with their line.
 
     Raises:
         ConfigError: every problem found, each with the value received and the remedy.
     """
+    # Weights are the decimals that were written, of which whole proportions are made.
+    parse = functools.partial(tomllib.loads, parse_float=Decimal)
     try:
-        raw = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"The recipe is not valid TOML: {error}."]) from None
-    reader = _Reader()
-    recipe = reader.recipe(raw, base)
-    if reader.problems or recipe is None:
-        raise ConfigError(reader.problems)
-    return recipe
+        raw = parse(text)
+    except (ValueError, RecursionError) as error:
+        of = f" {file}" if file else ""
+        raise ConfigError([f"The recipe{of} is not valid TOML: {error}."]) from None
+    problems: list[str] = []
+    if isinstance(raw.get("sources"), Mapping):
+        problems.append("Write [[sources]] instead of [sources]: there can be several.")
+    elif not isinstance(raw.get("sources"), list) or not raw["sources"]:
+        problems.append("A recipe needs at least one [[sources]] table, but has none.")
+    if problems:
+        raw["sources"] = []
+    wrong = table_problems(RecipeTables, raw)
+    paths = {problem.path for problem in wrong}
+    # What is right by itself is checked against the rest all the same.
+    sound = sound_part(RecipeTables, raw, paths)
+    problems += [*wrong, *(p for p in _rules(sound, raw, paths) if p.path not in paths)]
+    if problems:
+        raise ConfigError(located(problems, file, text, parse))
+    return _recipe(sound, base)
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Reads the tables of a recipe and collects their problems."""
+def _rules(tables: RecipeTables, raw: Mapping[str, Any], wrong: Collection[str]) -> list[Problem]:
+    """What does not go together, or lies outside of what is possible.
 
-    problems: list[str] = field(default_factory=list)
+    Args:
+        tables: with the defaults of what is wrong by itself.
+        raw: what the file says.
+        wrong: paths of what is.
+    """
+    found: list[Problem] = []
+    named: list[tuple[str, str]] = []
+    splits = {split: table for split in HELD_OUT if (table := getattr(tables, split))}
+    sources = {f"sources[{i}]": table for i, table in enumerate(tables.sources)}
+    for where, table in {**sources, **splits}.items():
+        # Of several sources one that is no table at all has moved the others.
+        given = raw[where] if where in HELD_OUT else raw["sources"][int(where[8:-1])]
+        if not isinstance(given, Mapping):
+            return found
+        found += _source_rules(where, table, given, wrong)
+        named.append((f"{where}.name", table.name or where))
+    for name, count in Counter(name for _, name in named).items():
+        if count > 1:
+            path = next(path for path, one in reversed(named) if one == name)
+            told = f"Source names must differ, but '{name}' comes {count} times."
+            found.append(Problem(path, told))
+    found += _whole_rules(tables)
+    return [*found, *_held_out_rules(tables, raw, splits)]
 
-    def recipe(self, raw: Mapping[str, Any], base: Path) -> MixtureRecipe | None:
-        self._refuse_unknown("", raw, [f.name for f in dataclasses.fields(MixtureRecipe)][:-1])
-        tables = raw.get("sources", [])
-        if isinstance(tables, Mapping):
-            self.problems.append("Write [[sources]] instead of [sources]: there can be several.")
-            tables = []
-        elif not isinstance(tables, list) or not tables:
-            self.problems.append("A recipe needs at least one [[sources]] table, but has none.")
-            tables = []
-        sources = [self._source(f"sources[{i}]", table) for i, table in enumerate(tables)]
-        held_out = {
-            split: self._held_out(split, raw[split])
-            for split in ("validation", "test")
-            if isinstance(raw.get(split), Mapping)
-        }
-        values = {
-            "name": self._get("", raw, "name", str, ""),
-            "tokenizer": self._get("", raw, "tokenizer", str, ""),
-            "vocab_size": self._get("", raw, "vocab_size", int, 0),
-            "end_of_document": self._get("", raw, "end_of_document", str, ""),
-            "tokens": self._get("", raw, "tokens", int, 0),
-            "shard_tokens": self._get("", raw, "shard_tokens", int, 2**26),
-            "validation_share": self._get("", raw, "validation_share", float, 0.02),
-            "test_share": self._get("", raw, "test_share", float, 0.02),
-        }
-        self._check_whole(raw, values, sources, held_out)
-        if self.problems:
-            return None
-        return MixtureRecipe(
-            sources=tuple(source for source in sources if source),
-            validation=held_out.get("validation"),
-            test=held_out.get("test"),
-            base=base,
-            **values,
+
+def _whole_rules(tables: RecipeTables) -> Iterator[Problem]:
+    if not NAME.fullmatch(tables.name):
+        told = f"name must be a lower-case name such as 'my-mix', but got {shown(tables.name)}."
+        yield Problem("name", told)
+    if tables.name == "nano":
+        yield Problem("name", "name must not be 'nano': that corpus comes with the package.")
+    if bool(tables.tokenizer) == bool(tables.vocab_size):
+        yield Problem(
+            "vocab_size" if tables.vocab_size else "tokenizer",
+            "A recipe needs either `tokenizer` (llama3 or a file) or `vocab_size` (train one on "
+            "the text), and not both.",
         )
+    elif tables.vocab_size and tables.vocab_size < MIN_VOCAB_SIZE:
+        told = f"vocab_size must be at least {MIN_VOCAB_SIZE}, but got {tables.vocab_size}."
+        yield Problem("vocab_size", told)
+    for key, least in (("shard_tokens", 1), ("tokens", 0)):
+        if (value := getattr(tables, key)) < least:
+            yield Problem(key, f"{key} must be at least {least}, but got {value}.")
+    weights = [Fraction(table.weight) for table in tables.sources if _weight_fits(table.weight)]
+    if weights and (parts := sum(whole_weights(weights))) > MAX_PERIOD:
+        told = (
+            f"The weights are whole numbers only in {parts} parts, more than {MAX_PERIOD}; write "
+            f"them with fewer digits."
+        )
+        yield Problem("sources", told)
 
-    def _held_out(self, split: str, raw: Mapping[str, Any]) -> TextSource | None:
-        if "weight" in raw:
-            self.problems.append(
-                f"`{split}.weight` has no meaning: held-out text is one source and is read whole. "
-                f"Remove it."
+
+def _held_out_rules(
+    tables: RecipeTables, raw: Mapping[str, Any], splits: Collection[str]
+) -> Iterator[Problem]:
+    if "test" in splits and "validation" not in splits:
+        yield Problem("test", "A [test] table needs a [validation] table beside it.")
+    for split in HELD_OUT:
+        key = f"{split}_share"
+        if (tables.validation or tables.test) and key in raw:
+            yield Problem(key, f"{key} does not go with a [validation] table; remove one.")
+        if not 0 < (share := float(getattr(tables, key))) < 0.5:
+            told = (
+                f"{key} must lie between 0 and 0.5, but got {share}. Every run is judged on the "
+                f"{split} split; for one of your own choice, add a [{split}] table instead."
             )
-        return self._source(split, {"name": split, **raw})
+            yield Problem(key, told)
 
-    def _check_whole(
-        self,
-        raw: Mapping[str, Any],
-        values: Mapping[str, Any],
-        sources: Sequence[TextSource | None],
-        held_out: Mapping[str, TextSource | None],
-    ) -> None:
-        if not NAME.fullmatch(values["name"]):
-            self.problems.append(
-                f"`name` must be a lower-case name such as 'my-mix', but got '{values['name']}'."
-            )
-        if values["name"] == "nano":
-            self.problems.append("`name` must not be 'nano': that corpus comes with the package.")
-        if bool(values["tokenizer"]) == bool(values["vocab_size"]):
-            self.problems.append(
-                "A recipe needs either `tokenizer` (llama3 or a file) or `vocab_size` (train one "
-                "on the text), and not both."
-            )
-        if values["shard_tokens"] < 1:
-            self.problems.append("`shard_tokens` must be at least 1.")
-        self._check_held_out(raw, values, held_out)
-        found = [source for source in (*sources, *held_out.values()) if source]
-        for name, count in Counter(source.name for source in found).items():
-            if count > 1:
-                self.problems.append(f"Source names must differ, but '{name}' comes {count} times.")
-        weights = [source.weight for source in sources if source]
-        if weights and min(weights) > 0 and sum(whole_weights(weights)) > MAX_PERIOD:
-            self.problems.append(
-                f"The weights are whole numbers only in {sum(whole_weights(weights))} parts, more "
-                f"than {MAX_PERIOD}; write them with fewer digits."
-            )
 
-    def _check_held_out(
-        self,
-        raw: Mapping[str, Any],
-        values: Mapping[str, Any],
-        held_out: Mapping[str, TextSource | None],
-    ) -> None:
-        if "test" in held_out and "validation" not in held_out:
-            self.problems.append("A [test] table needs a [validation] table beside it.")
-        for split in ("validation", "test"):
-            if split in raw and split not in held_out:
-                self.problems.append(f"`{split}` must be a table like one of [[sources]].")
-            key = f"{split}_share"
-            if held_out and key in raw:
-                self.problems.append(f"`{key}` does not go with a [validation] table; remove one.")
-            if not 0 < values[key] < 0.5:
-                self.problems.append(
-                    f"`{key}` must lie between 0 and 0.5, but got {values[key]}. Every run is "
-                    f"judged on the {split} split; for one of your own choice, add a [{split}] "
-                    f"table instead."
-                )
+def _source_rules(
+    where: str, table: SourceTable, raw: Mapping[str, Any], wrong: Collection[str]
+) -> Iterator[Problem]:
+    if "name" not in raw and where not in HELD_OUT:
+        told = f"{where}.name is missing: a lower-case name such as 'web'."
+        yield Problem(f"{where}.name", told)
+    elif "name" in raw and not NAME.fullmatch(table.name):
+        told = f"must be a lower-case name such as 'web', but got {shown(table.name)}."
+        yield Problem(f"{where}.name", f"{where}.name {told}")
+    known = f"{where}.files" not in wrong and f"{where}.hub" not in wrong
+    if known and bool(raw.get("files")) == ("hub" in raw):
+        yield Problem(where, f"{where} needs either `files` or `hub`, and not both.")
+    hub = table.hub or HubDataset(dataset="none")
+    texts = {"files": table.files, "hub.files": hub.files, "hub.dataset": (hub.dataset,)}
+    for path, given in texts.items():
+        if not all(given):
+            yield Problem(f"{where}.{path}", f"{where}.{path} must not be empty, but got ''.")
+    yield from _number_rules(where, table, raw)
 
-    def _source(self, where: str, raw: object) -> TextSource | None:
-        if not isinstance(raw, Mapping):
-            self.problems.append(f"`{where}` must be a table, but got {raw!r}.")
-            return None
-        before = len(self.problems)
-        self._refuse_unknown(where, raw, [f.name for f in dataclasses.fields(TextSource)])
-        get = functools.partial(self._get, where, raw)
-        values: dict[str, Any] = {
-            "name": get("name", str, ""),
-            "files": self._strings(where, raw, "files"),
-            "field": get("field", str, "text"),
-            "separator": get("separator", str, ""),
-            "documents": get("documents", int, 0),
-            "tokens": get("tokens", int, 0),
-            "side_by_side": get("side_by_side", int, 8),
-        }
-        weight = self._weight(where, raw)
-        hub = self._hub(f"{where}.hub", raw["hub"]) if "hub" in raw else None
-        self._check_source(where, raw, values)
-        if len(self.problems) > before:
-            return None
-        return TextSource(weight=weight, hub=hub, format=raw.get("format"), **values)
 
-    def _check_source(self, where: str, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        if "name" not in raw and where not in ("validation", "test"):
-            self.problems.append(f"`{where}.name` is missing: a lower-case name such as 'web'.")
-        elif not NAME.fullmatch(values["name"]):
-            self.problems.append(
-                f"`{where}.name` must be a lower-case name such as 'web', but got "
-                f"'{values['name']}'."
-            )
-        if bool(raw.get("files")) == ("hub" in raw):
-            self.problems.append(f"`{where}` needs either `files` or `hub`, and not both.")
-        if "format" in raw and raw["format"] not in FORMATS:
-            self.problems.append(did_you_mean(str(raw["format"]), FORMATS, what="format"))
-        for key, least in (("documents", 0), ("tokens", 0), ("side_by_side", 1)):
-            if values[key] < least:
-                self.problems.append(
-                    f"`{where}.{key}` must be at least {least}, but got {values[key]}."
-                )
-
-    def _weight(self, where: str, raw: Mapping[str, Any]) -> Fraction:
-        value = raw.get("weight", 1)
-        number = isinstance(value, int | Decimal) and not isinstance(value, bool)
-        if number and Decimal(value).is_finite() and value > 0:
-            return Fraction(value)
-        self.problems.append(
-            f"`{where}.weight` must be a number above 0, but got {value!s}. To leave a source out, "
+def _number_rules(where: str, table: SourceTable, raw: Mapping[str, Any]) -> Iterator[Problem]:
+    path = f"{where}.weight"
+    if where in HELD_OUT and "weight" in raw:
+        told = "has no meaning: held-out text is one source and is read whole. Remove it."
+        yield Problem(path, f"{path} {told}")
+    elif not _weight_fits(table.weight):
+        told = (
+            f"{path} must be a number above 0, but got {table.weight}. To leave a source out, "
             f"remove its table."
         )
-        return Fraction(1)
+        yield Problem(path, told)
+    for key, least in (("documents", 0), ("tokens", 0), ("side_by_side", 1)):
+        if (value := getattr(table, key)) < least:
+            told = f"{where}.{key} must be at least {least}, but got {value}."
+            yield Problem(f"{where}.{key}", told)
 
-    def _hub(self, where: str, raw: object) -> HubDataset | None:
-        if not isinstance(raw, Mapping):
-            self.problems.append(f"`{where}` must be a table, but got {raw!r}.")
-            return None
-        self._refuse_unknown(where, raw, [f.name for f in dataclasses.fields(HubDataset)])
-        dataset = self._get(where, raw, "dataset", str, "")
-        if not dataset:
-            self.problems.append(f"`{where}.dataset` is missing: owner/name, or a folder.")
-        return HubDataset(
-            dataset=dataset,
-            revision=self._get(where, raw, "revision", str, "main"),
-            config=self._get(where, raw, "config", str, ""),
-            split=self._get(where, raw, "split", str, "train"),
-            files=self._strings(where, raw, "files"),
-        )
 
-    def _get(self, where: str, raw: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
-        value = raw.get(key, default)
-        if isinstance(value, Decimal) or (kind is float and type(value) is int):
-            value = float(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            path = f"{where}.{key}" if where else key
-            self.problems.append(f"`{path}` must be {_KINDS[kind]}, but got {value!r}.")
-            if kind is list and isinstance(value, str):
-                self.problems[-1] += f' Write ["{value}"].'
-            if kind is int and isinstance(value, float | str):
-                self.problems[-1] += " Write it out, such as 3_000_000."
-            return default
-        return value
+def _weight_fits(weight: Decimal | int) -> bool:
+    """Whether a weight is above zero and has not so many digits that its fraction is endless."""
+    return weight > 0 and abs(Decimal(weight).adjusted()) <= MOST_DIGITS
 
-    def _strings(self, where: str, raw: Mapping[str, Any], key: str) -> tuple[str, ...]:
-        values = self._get(where, raw, key, list, [])
-        if not all(isinstance(value, str) and value for value in values):
-            self.problems.append(f"`{where}.{key}` must be {_KINDS[list]}, but got {values!r}.")
-        return tuple(values)
 
-    def _refuse_unknown(self, where: str, raw: Mapping[str, Any], known: Sequence[str]) -> None:
-        prefix = f"{where}." if where else ""
-        names = [f"{prefix}{name}" for name in known]
-        self.problems += [
-            did_you_mean(f"{prefix}{key}", names, what="key") for key in raw if key not in known
-        ]
+def _recipe(tables: RecipeTables, base: Path) -> MixtureRecipe:
+    values: dict[str, Any] = {f.name: getattr(tables, f.name) for f in dataclasses.fields(tables)}
+    for split in HELD_OUT:
+        values[split] = table.source(table.name or split) if (table := values[split]) else None
+        values[f"{split}_share"] = float(values[f"{split}_share"])
+    values["sources"] = tuple(table.source(table.name) for table in tables.sources)
+    return MixtureRecipe(base=base, **values)

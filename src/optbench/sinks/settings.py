@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias
 
-from optbench.config import ConfigError, build_dataclass
 from optbench.sinks.sink import Sink
-from optbench.space import did_you_mean
 
 Mode: TypeAlias = Literal["offline", "online"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +25,12 @@ class SinkSettings(ABC):
     title: ClassVar[str]  # of the product
 
     close_timeout_s: float = 10.0
+
+    def problems(self) -> list[str]:
+        """What cannot be, each beginning with the name of a setting."""
+        if self.close_timeout_s >= 0:
+            return []
+        return [f"close_timeout_s must be at least 0, but got {self.close_timeout_s}."]
 
     @abstractmethod
     def sink(self) -> Sink:
@@ -121,45 +122,3 @@ class TrackioSettings(SinkSettings):
 SINKS: dict[str, type[SinkSettings]] = {
     kind.name: kind for kind in (TensorBoardSettings, WandbSettings, TrackioSettings)
 }
-
-
-def read_sinks(raw: object) -> tuple[tuple[SinkSettings, ...], list[str]]:
-    """The sinks of a study file and all problems of their tables.
-
-    Args:
-        raw: the table ``sinks``.
-    """
-    if not isinstance(raw, Mapping):
-        return (), [f"'sinks' must be tables such as [sinks.tensorboard], but got {raw!r}."]
-    sinks: list[SinkSettings] = []
-    problems: list[str] = []
-    for name, table in raw.items():
-        if name not in SINKS:
-            problems.append(did_you_mean(str(name), SINKS, what="sink"))
-            continue
-        try:
-            settings = build_dataclass(SINKS[name], table, path=f"sinks.{name}")
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        problems += _problems(settings)
-        sinks.append(settings)
-    return tuple(sinks), problems
-
-
-def _problems(settings: SinkSettings) -> list[str]:
-    path, problems = f"sinks.{settings.name}", list[str]()
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if field.name == "close_timeout_s":
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                problems.append(
-                    f"{path}.close_timeout_s must be a number of seconds of at least 0, but got "
-                    f"{value!r}."
-                )
-        elif not isinstance(value, str):
-            problems.append(f"{path}.{field.name} must be text, but got {value!r}.")
-        elif field.name == "mode" and value not in MODES:
-            problems.append(f"{path}.mode must be 'offline' or 'online', but got {value!r}.")
-    return problems

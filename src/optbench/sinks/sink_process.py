@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
-from optbench.config import UserError, build_dataclass
+from optbench.config import UserError
 from optbench.sinks.settings import SinkSettings
 from optbench.sinks.shown_run import ShownRun
 from optbench.sinks.sink import Sink
@@ -171,7 +171,7 @@ class _Serving:
         if message["do"] == "open":
             module, _, name = message["settings"].partition(":")
             kind = getattr(importlib.import_module(module), name)
-            settings: SinkSettings = build_dataclass(kind, message["values"], path="")
+            settings: SinkSettings = kind(**message["values"])
             self._sink = settings.sink()
             self._sink.open(message["study"], Path(message["folder"]))
             return
