@@ -104,10 +104,8 @@ def format_ends(low: float | None, high: float | None) -> str:
     """
     if low is None or high is None:
         return ""
-    if low <= 0:
-        start = "(0"
-    else:
-        start = f"[{low:.2f}" if round(low, 2) > 0 else "(< 0.01"
+    small = "(0" if low <= 0 else "(< 0.01"
+    start = f"[{low:.2f}" if round(low, 2) > 0 else small
     if math.isinf(high):
         return f"{start}, ∞)"
     return f"{start}, {high:.2f}]" if high < _FAR else f"{start}, > {_FAR:.0f})"

@@ -13,7 +13,10 @@ from optbench.analysis.summary import StudySummary
 from optbench.report.cells_table import CellsTable, brief_text, cells_table, claims_line
 from optbench.report.text import NOTHING, result_table
 
-_KEY = f"(in parentheses: the 95 % interval contains 1, or there is none; † extrapolated; {NOTHING} not run there)\n"
+_KEY = (
+    "(in parentheses: the 95 % interval contains 1, or there is none; † extrapolated; "
+    f"{NOTHING} not run there)\n"
+)
 
 
 def print_result(summary: StudySummary, report: Path, console: Console) -> None:
