@@ -83,7 +83,7 @@ class Truth:
         params = config.model.num_nonembedding_params
         cell = Cell("", config.model, config.num_tokens / (20 * params))
         final = self.loss(config.num_tokens, self.speedup(name, cell), params) + penalty
-        final += self.sigma * rng.standard_normal()
+        final = float(final + self.sigma * rng.standard_normal())
         steps = [config.num_steps * k // 4 for k in (1, 2, 3, 4)]
         early = 0.9 * self.early.get(name, 1.0)
         curve = [(s, final + early * (config.num_steps / s - 1) ** 0.7) for s in steps]

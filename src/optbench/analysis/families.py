@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from optbench.config import UserError
-
 Kind: TypeAlias = Literal["matrix-based", "scalar-based"]
 Family: TypeAlias = Kind | Literal["variance-reduced", "memory-efficient"]
 
 ADAMW = "adamw"
 # By their names in study files. Every optimizer is of one kind: a claim on "all others" is one on
-# the scalar-based methods, and what is in no family here is refused instead of counted among them.
+# the scalar-based methods, and what is not in this table counts as neither, which the claim says.
 OPTIMIZER_FAMILIES: Mapping[str, tuple[Family, ...]] = MappingProxyType(
     {
         "adamw": ("scalar-based",),
@@ -37,25 +35,13 @@ def members(family: Family) -> tuple[str, ...]:
 
 
 def of_kind(kind: Kind, optimizers: Iterable[str]) -> list[str]:
-    """Those of some optimizers that are of a kind, in their order.
-
-    Raises:
-        UserError: of one or more it is not known; all of them are named.
-    """
-    names = list(optimizers)
-    if unknown := sorted({name for name in names if name not in OPTIMIZER_FAMILIES}):
-        raise UserError(
-            f"It is not known whether {', '.join(unknown)} is matrix-based or scalar-based, so the "
-            f"claims on these families cannot be judged. State it in OPTIMIZER_FAMILIES of "
-            f"optbench/analysis/families.py, which has {', '.join(OPTIMIZER_FAMILIES)}."
-        )
-    return [name for name in names if kind in OPTIMIZER_FAMILIES[name]]
+    """Those of some optimizers that are of a kind, in their order."""
+    return [name for name in optimizers if kind_of(name) == kind]
 
 
-def kind_of(optimizer: str) -> Kind:
-    """Which of the two kinds an optimizer is of.
-
-    Raises:
-        UserError: it is not known.
-    """
-    return "matrix-based" if of_kind("matrix-based", [optimizer]) else "scalar-based"
+def kind_of(optimizer: str) -> Kind | None:
+    """Which of the two kinds an optimizer is of; None where the table does not have it."""
+    families = OPTIMIZER_FAMILIES.get(optimizer, ())
+    if not families:
+        return None
+    return "matrix-based" if "matrix-based" in families else "scalar-based"
