@@ -69,22 +69,12 @@ def parse_object(
             raise ValueError("not an object")
     except ValueError as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise damaged(path, number, f"It is not a JSON object ({reason}).") from None
+        raise StoreError(
+            f"{path}, line {number} is not a JSON object ({reason}). A crash damages only the last "
+            f"line, so this file was edited or the disk is failing: restore the line from a copy, "
+            f"or delete it to train that run again."
+        ) from None
     return entry
-
-
-def damaged(path: Path, number: int, what: str) -> StoreError:
-    """What is said of a line that cannot be used.
-
-    Args:
-        number: of the line in its file, from 1.
-        what: is wrong with it, as a sentence.
-    """
-    return StoreError(
-        f"{path}, line {number}: {what} A crash damages only the last line, so this file was "
-        f"edited or the disk is failing: restore the line from a copy, or delete it to train that "
-        f"run again."
-    )
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:

@@ -16,13 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
-from optbench.json_lines import (
-    StoreError,
-    complete_lines,
-    damaged,
-    parse_object,
-    strict_json,
-)
+from optbench.json_lines import StoreError, complete_lines, parse_object
 
 R = TypeVar("R")
 
@@ -53,6 +47,7 @@ class Totals:
 class _Line(NamedTuple):
     """Where a record is, and what is counted of it."""
 
+    number: int  # from 1
     offset: int
     length: int
     failed: bool
@@ -100,7 +95,7 @@ class RecordFile(Mapping[str, R]):
                 try:
                     self._check(raw)
                 except StoreError as error:
-                    raise damaged(self.path, number, str(error)) from None
+                    raise StoreError(f"{self.path}, line {number}: {error}") from None
                 self._add(raw, len(line))
                 # Last, so that an interruption before it has the line looked at once more.
                 self._number, self._end = number, self._end + len(line) + 1
@@ -111,7 +106,9 @@ class RecordFile(Mapping[str, R]):
         known = self._lines.get(run_id)
         if known is not None and not known.failed:
             return
-        line = _Line(self._end, length, raw["status"] == "failed", raw["num_tokens"])
+        line = _Line(
+            self._number + 1, self._end, length, raw["status"] == "failed", raw["num_tokens"]
+        )
         self._lines[run_id] = line
         self._parsed.pop(run_id, None)
         self.totals.runs += known is None
@@ -128,12 +125,12 @@ class RecordFile(Mapping[str, R]):
         if (held := self._parsed.get(run_id)) is not None:
             return held
         line = self._lines[run_id]
+        text = os.pread(self._opened(), line.length, line.offset)
+        raw = parse_object(text, self.path, line.number)
         try:
-            text = os.pread(self._opened(), line.length, line.offset).decode()
-            record = self._parse(strict_json(text))
-        except (StoreError, ValueError) as error:
-            before = os.pread(self._opened(), line.offset, 0)
-            raise damaged(self.path, before.count(b"\n") + 1, str(error)) from None
+            record = self._parse(raw)
+        except StoreError as error:
+            raise StoreError(f"{self.path}, line {line.number}: {error}") from None
         self._parsed[run_id] = record
         return record
 

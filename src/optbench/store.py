@@ -130,7 +130,7 @@ class RunRecord:
         if not fits(cls)(values):
             from optbench.tables import table_problems  # pydantic, only where something is wrong
 
-            raise StoreError(" ".join(table_problems(cls, values)))
+            raise StoreError(f"{' '.join(table_problems(cls, values))} {_REMEDY}")
         for curve in ("train_curve", "val_curve"):
             values[curve] = [(step, float(loss)) for step, loss in values[curve]]
         return cls(**values)
@@ -138,6 +138,10 @@ class RunRecord:
 
 _FIELDS = frozenset(f.name for f in dataclasses.fields(RunRecord))
 _REQUIRED = _FIELDS - {"error", "execution"}
+_REMEDY = (
+    "This record was edited or the disk is failing: restore the line from a copy, or delete it to "
+    "train that run again."
+)
 # What is counted of a record before it is parsed.
 _COUNTED = {
     "schema": fits(int),
@@ -161,7 +165,10 @@ def _check_record(raw: Mapping[str, Any]) -> None:
         raise StoreError(f"This record lacks the fields {sorted(_REQUIRED - raw.keys())}.")
     for name, check in _COUNTED.items():
         if not check(raw.get(name)):
-            raise StoreError(f"{name} cannot be {excerpt(raw.get(name))}.")
+            raise StoreError(f"{name} cannot be {excerpt(raw.get(name))}. {_REMEDY}")
+    devices = (raw.get("execution") or {}).get("devices", 1)
+    if type(devices) is not int:
+        raise StoreError(f"execution.devices cannot be {excerpt(devices)}. {_REMEDY}")
 
 
 def ended_path(store: Path, run_id: str) -> Path:

@@ -257,8 +257,11 @@ def test_ctrl_c_says_what_is_kept_and_prints_no_traceback(tmp_path: Path) -> Non
             ["train", "--set", "lr=-1"],
             "Error: `lr` must be at least 0 and be finite, but got lr=-1.",
         ),
-        (["train", "--ratio", "0"], "- num_tokens must be at least 1, but got 0."),
-        (["train", "--set", "warmup_frac=1.5"], "Error: The warm-up must be shorter than the run"),
+        (["train", "--ratio", "0"], "Error: The ratio must lie in (0, 1000], but got 0.0."),
+        (
+            ["train", "--set", "warmup_frac=1.5"],
+            "Error: warmup_frac must lie in [0, 1], but got 1.5.",
+        ),
         (["run", "nano", "--workers", "0"], "Error: Invalid value for '--workers'"),
     ],
 )
