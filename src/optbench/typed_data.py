@@ -125,9 +125,12 @@ def builder(kind: Any) -> Callable[[Any], Any]:
         built = [one for one in get_args(kind) if item_type(one) or dataclasses.is_dataclass(one)]
         build = builder(built[0]) if built else _as_it_is
         return lambda raw: None if raw is None else build(raw)
-    if get_origin(kind) is tuple:
-        item = builder(item_type(kind))
-        return lambda raw: tuple(map(item, raw))
+    if (item := item_type(kind)) is not None:
+        build_item = builder(item)
+        if get_origin(kind) is tuple:
+            return lambda raw: tuple(map(build_item, raw))
+        if get_origin(kind) in (dict, Mapping) and build_item is not _as_it_is:
+            return lambda raw: {key: build_item(value) for key, value in raw.items()}
     return _as_it_is
 
 
