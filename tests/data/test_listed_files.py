@@ -236,3 +236,14 @@ def test_a_local_folder_of_a_data_set_is_no_revision(tmp_path: Path) -> None:
     change_in_place(tmp_path / "maths/1.jsonl")
     with pytest.raises(DataError, match=r"text of the source 'maths' changed since"):
         prepare_mixture(recipe, cache)
+
+
+def test_what_another_version_left_unfinished_begins_again(
+    interrupted: MixtureRecipe, tmp_path: Path
+) -> None:
+    path = tmp_path / "cache" / UNFINISHED / "progress.json"
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(DataError, match=r"by another version of optbench.*--restart"):
+        prepare_mixture(interrupted, tmp_path / "cache")
+    again = prepare_mixture(interrupted, tmp_path / "cache", restart=True)
+    assert again == prepare_mixture(interrupted, tmp_path / "whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,12 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"~nobody-of-this-name/a\.txt cannot be found: .*whole pa"):
         listed(tmp_path, "~nobody-of-this-name/a.txt")
     assert local_files("*", tmp_path / "sub") == [str(tmp_path / "sub/a.txt")]
+
+
+def test_files_inside_an_archive_are_read_by_the_chain_of_both(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("d/1.txt", "one")
+        archive.writestr("d/2.txt", "two")
+    source = TextSource(name="s", files=(f"zip://d/*.txt::{tmp_path}/a.zip",))
+    parts = list_parts(source, tmp_path, Patience(attempts=1)).parts
+    assert sorted(text for part in parts for text in read_part(part, source)) == ["one", "two"]

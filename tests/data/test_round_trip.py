@@ -53,11 +53,13 @@ files = ["test.jsonl"]
 LINES = texts("round trip", 30)
 
 
-def prepare(folder: Path, files: str, tokenizer: str, separator: str = "") -> MixtureManifest:
+def prepare(
+    folder: Path, files: str, tokenizer: str, separator: str = "", workers: int = 1
+) -> MixtureManifest:
     for name in ("held", "test"):
         write(folder / f"{name}.jsonl", json.dumps({"text": "held out"}).encode())
     text = RECIPE.format(files=files, tokenizer=tokenizer, separator=separator)
-    return prepare_mixture(read_recipe(text, folder), folder / "cache")
+    return prepare_mixture(read_recipe(text, folder), folder / "cache", workers=workers)
 
 
 def documents_of(folder: Path, manifest: MixtureManifest) -> list[str]:
@@ -261,13 +263,14 @@ def test_a_vocabulary_without_a_letter_is_refused_where_it_comes(
         prepare(tmp_path, "a.jsonl", 'tokenizer = "t.json"')
 
 
-def test_spaces_that_a_pre_tokenizer_drops_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_spaces_that_a_pre_tokenizer_drops_are_refused(workers: int, tmp_path: Path) -> None:
     without_bytes(pre_tokenizers.Whitespace()).save(str(tmp_path / "t.json"))
     write(tmp_path / "a.jsonl", as_jsonl(["ba ko"]))
     with pytest.raises(
         DataError, match=r"character 3, ' ' .*`pre_tokenizer` \(Whitespace, which drops what it"
     ):
-        prepare(tmp_path, "a.jsonl", 'tokenizer = "t.json"')
+        prepare(tmp_path, "a.jsonl", 'tokenizer = "t.json"', workers=workers)
 
 
 def test_a_byte_level_vocabulary_without_decoder_holds_everything(tmp_path: Path) -> None:

@@ -36,3 +36,11 @@ def test_a_single_document_fills_the_room() -> None:
 
 def test_short_documents_are_taken_whole_until_one_does_not_fit() -> None:
     assert list(vocabulary_sample(["a" * 60] * 30, 1000)) == ["a" * 60] * 16
+
+
+def test_words_without_end_are_cut_and_others_are_not() -> None:
+    for kind in ("x", "7", " ", "-_", "\u6d4b", "\n"):
+        found = list(vocabulary_sample(["a b", kind * 150_000, "c d " * 1000], 10_000_000))
+        assert (found[0], found[-1]) == ("a b", "c d " * 1000)
+        assert "".join(found[1:-1]) == kind * 150_000
+        assert all(len(piece) <= 1000 for piece in found[1:-1])

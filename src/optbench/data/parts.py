@@ -48,6 +48,7 @@ _STAMPS = (
     "updated",
     "mtime",
     "created",
+    "CRC",
 )
 _COMMIT = re.compile("[0-9a-f]{7,40}")
 

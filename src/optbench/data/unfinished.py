@@ -24,7 +24,8 @@ PROGRESS_FILE = "progress.json"
 LOCK_FILE = "lock"
 _OWN_FILES = (PROGRESS_FILE, LISTED_FILE, LOCK_FILE, TOKENIZER_FILE)
 _ENDING = ".unfinished"
-_SCHEMA = 1
+# 2: tokens are checked to hold the whole of each document.
+_SCHEMA = 2
 _MOST_DIFFERENCES = 3
 
 
@@ -177,6 +178,11 @@ def _take_up(unfinished: Unfinished) -> bool:
             f"{path} cannot be read ({describe(error)}). Begin again with --restart."
         ) from error
     found = dataclasses.replace(unfinished, streams=streams)
+    if raw["schema"] != _SCHEMA and found.has_shards:
+        raise DataError(
+            f"{unfinished.folder} holds an unfinished preparation by another version of optbench, "
+            f"which may have read the text otherwise. Begin again with --restart."
+        )
     if not same and found.has_shards:
         raise DataError(
             f"{unfinished.folder} holds an unfinished preparation with another recipe or "

@@ -189,6 +189,6 @@ def packing_of(head: bytes) -> str:
 
 
 def file_name(url: str) -> str:
-    """The last part of a path or URL, without the query of a URL."""
-    path = url.split("?", 1)[0].split("#", 1)[0] if "://" in url else url
+    """The last part of a path or URL, without a URL's query or what it is packed into."""
+    path = re.split(r"::|[?#]", url, maxsplit=1)[0] if "://" in url else url
     return path.rsplit("/", 1)[-1]

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from optbench.config import UserError
 from optbench.evaluation.windows import Window, windows
+from optbench.excerpts import excerpt
 from optbench.weights import TrainedModel
 
 TOKENS_PER_BATCH = 16_384
@@ -91,7 +92,7 @@ class HarnessModel(TemplateLM):
         for (context, continuation), _, tokens in requests:
             if not tokens:
                 raise HarnessError(
-                    f"The continuation {continuation!r} adds no token to the context "
+                    f"The continuation {excerpt(continuation)} adds no token to the context "
                     f"{context[-40:]!r}, so that it has no likelihood. Change the task so that it "
                     f"begins with a space."
                 )
