@@ -22,6 +22,8 @@ from optbench.optimizers import (
     infer_roles,
     parameter_groups,
 )
+from optbench.ranks import Ranks
+from optbench.sharded_optimizer import sharded
 
 from .trajectories import Shape, distance, gradient, parameters, supply_curvature, walk
 
@@ -179,6 +181,39 @@ def test_convolutions_of_a_model_are_grouped_as_filters():
     assert (conv is model[0].weight, transposed is model[1].weight) == (True, True)
     walk(optimizer, list(model.parameters()), 2)
     assert set(optimizer.state[conv]) == {"step", "momentum_buffer"}
+
+
+@pytest.mark.slow
+# PyTorch 2.13 uses what it deprecates when it loads its compiler.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("layout", ["filters", "experts"])
+def test_compiled_steps_take_a_layout_too(layout: str):
+    plain, fast = parameters(((3, 4, 10),)), parameters(((3, 4, 10),))
+    for params in (plain, fast):
+        optimizer = AdamMini([{"params": params, "matrix_layout": layout}], head_dim=1)
+        if params is fast:
+            optimizer.compile()
+        walk(optimizer, params, STEPS)
+    assert distance(plain, fast) < 1e-12
+    assert len(optimizer.state[fast[0]]["exp_avg_sq"]) == (12 if layout == "experts" else 3)
+
+
+@pytest.mark.parametrize("build", [Muon, Scion, AdamMini, Kron, Soap])
+def test_ranks_share_filters_and_experts_by_what_they_keep(build: Build):
+    shapes: tuple[Shape, ...] = ((3, 4, 10), (6, 2, 3, 3), (4, 4))
+    params, alone = parameters(shapes), parameters(shapes)
+    groups = [{"params": params[:1], "matrix_layout": "experts"}, {"params": params[1:]}]
+    parts = [sharded(build, groups, Ranks(rank, 2)) for rank in range(2)]
+    for part in parts:
+        part._optimizer_step_post_hooks.clear()  # nothing is sent: both are in this process
+    for step in range(1, STEPS + 1):
+        for index, param in enumerate(params):
+            param.grad = gradient(index, step, shapes[index])
+        for part in parts:
+            part.step()
+    whole = build([{"params": alone[:1], "matrix_layout": "experts"}, {"params": alone[1:]}])
+    walk(whole, alone, STEPS)
+    assert distance(params, alone) < 1e-12
 
 
 def test_the_work_of_filters_and_experts_is_counted():
