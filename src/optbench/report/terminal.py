@@ -14,8 +14,8 @@ from optbench.report.cells_table import CellsTable, brief_text, cells_table, cla
 from optbench.report.text import NOTHING, result_table
 
 _KEY = (
-    "(in parentheses: the 95 % interval contains 1, or there is none; † extrapolated; "
-    f"{NOTHING} not run there)\n"
+    f"(in parentheses: the 95 % interval contains 1, or there is none; † extrapolated; {NOTHING} "
+    f"not run there)\n"
 )
 
 
