@@ -78,7 +78,7 @@ def test_errors_are_messages(recipe: Path) -> None:
     found = data("prepare", str(recipe))
     assert found.exit_code == 2
     assert "Did you mean 'sources[0].files'?" in found.output
-    assert "`vocab_size` must be a whole number, but got 'many'." in found.output
+    assert "mine.toml, line 3: vocab_size must be a whole number, but got 'many'." in found.output
     both = data("prepare", "dclm-mix", "--vocab-size", "300", "--tokenizer", "llama3")
     assert "Give either --vocab-size or --tokenizer, and not both." in both.output
     assert "nano takes neither" in data("prepare", "nano", "--tokens", "5").output
@@ -145,7 +145,7 @@ def test_a_vocabulary_out_of_range_is_refused_before_anything_is_read(recipe: Pa
     cache = recipe.parent / "cache"
     recipe.write_text(RECIPE.replace("300", "100"))
     found = data("prepare", str(recipe), "--cache", str(cache))
-    assert "vocab_size must lie between 257" in found.output
+    assert "vocab_size must be at least 257, but got 100." in found.output
     assert not cache.exists()
 
 

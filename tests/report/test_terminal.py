@@ -35,5 +35,18 @@ def test_the_table_of_cells_fits_eighty_columns(ladder: StudySummary) -> None:
     assert len([line for line in table.splitlines() if "muon" in line]) == 1
 
 
+def test_more_cells_than_fit_are_several_tables(ladder: StudySummary) -> None:
+    table = shown(ladder, 40)
+    table = table[table.index("Speed-ups") : table.index("(in parentheses")]
+    assert "…" not in table
+    muon = [line.split()[1:] for line in table.splitlines() if line.strip().startswith("muon")]
+    assert len(muon) > 1
+    whole = shown(ladder, 120)
+    (line,) = [
+        line for line in whole[whole.index("in every cell") :].splitlines() if "muon " in line
+    ]
+    assert [value for part in muon for value in part] == line.split()[1:]
+
+
 def test_a_study_of_one_cell_has_one_table(summary: StudySummary) -> None:
     assert "in every cell" not in shown(summary, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -30,7 +31,8 @@ def print_result(summary: StudySummary, report: Path, console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     if (cells := cells_table(summary)) is not None:
-        console.print(_cells(cells, summary.study.baseline))
+        for part in _fitting(cells, range(len(cells.cells)), summary.study.baseline, console):
+            console.print(part)
         console.print(_KEY, highlight=False)
     for line in summary.notes():
         console.print(line, highlight=False, markup=False)
@@ -39,7 +41,22 @@ def print_result(summary: StudySummary, report: Path, console: Console) -> None:
     console.print(f"Report: {report}", highlight=False)
 
 
-def _cells(found: CellsTable, baseline: str) -> Table:
+def _fitting(
+    found: CellsTable, columns: Sequence[int], baseline: str, console: Console
+) -> list[Table]:
+    """One table, or several where the terminal is too narrow for the numbers of all cells."""
+    table = _cells(found, columns, baseline)
+    if len(columns) == 1 or console.measure(table).maximum <= console.width:
+        return [table]
+    half = (len(columns) + 1) // 2
+    return [
+        one
+        for part in (columns[:half], columns[half:])
+        for one in _fitting(found, part, baseline, console)
+    ]
+
+
+def _cells(found: CellsTable, columns: Sequence[int], baseline: str) -> Table:
     """Values without their intervals: of many cells no more fits on a terminal."""
     table = Table(
         title=f"Speed-ups in tokens over {escape(baseline)} in every cell (phase)",
@@ -48,11 +65,13 @@ def _cells(found: CellsTable, baseline: str) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("optimizer", no_wrap=True)
-    for cell in found.cells:
+    for cell in (found.cells[column] for column in columns):
         # the label over the phase: two short lines are narrower than a long one
         table.add_column(
             f"{escape(cell.cell.label)}\n({cell.phase})", no_wrap=True, justify="right"
         )
     for row in found.rows:
-        table.add_row(escape(row.optimizer), *map(brief_text, row.places))
+        table.add_row(
+            escape(row.optimizer), *(brief_text(row.places[column]) for column in columns)
+        )
     return table
