@@ -27,6 +27,7 @@ PROBE_SIDE = 512
 PROBES = 5
 OPTIMIZER_STEPS = 30  # three refreshes at the usual interval of ten
 ROUNDS = 20  # of STEPS_PER_BLOCK steps, when winners are timed side by side
+LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +192,14 @@ def measure_interleaved(configs: Sequence[RunConfig]) -> list[list[float]]:
     What the machine does besides slows all of a round alike, so their ratios are far steadier than
     times that were taken one configuration after another.
     """
+    # Runs that are shorter than what would time them are timed by as much as they are long.
+    longest = max((config.num_steps for config in configs), default=0)
+    rounds = min(ROUNDS, max(LEAST_ROUNDS, longest // STEPS_PER_BLOCK))
     trainings = [TimedTraining(config) for config in configs]
     for training in trainings:
         training.step_s(WARMUP_STEPS)
     times: list[list[float]] = [[] for _ in trainings]
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for own, training in zip(times, trainings, strict=True):
             # Whole blocks, so that what a method does once in some steps counts.
             own.append(training.block_step_s(STEPS_PER_BLOCK) / training.config.tokens_per_step)

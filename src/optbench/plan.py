@@ -39,6 +39,7 @@ DESCENTS = ("tune", "retune", "baseline")
 PHASES = ("noise", *DESCENTS, "confirm")
 LONGEST_MEASUREMENT_S = 30.0
 ALL_MEASUREMENTS_S = 45.0  # before the first run; what was begun may end a little later
+MEASURED_SHARE = 0.05  # of a study's time, at most
 SLOWEST = 10.0  # times slower than a plain matrix product, a step of unknown speed is taken to be
 
 
@@ -189,8 +190,12 @@ def make_plan(planned: Sequence[PlannedRuns], executor: Executor) -> Plan:
     """Measure the step time of every optimizer, within a minute, and add everything up."""
     measured = measure_costs(planned, executor)
     costs = measured.costs
-    rows = (_row(p, costs[p.optimizer, p.cell.size].run_seconds(p.example)) for p in planned)
+    rows = (_row(p, _run_s(p, costs)) for p in planned)
     return Plan(tuple(rows), executor.num_workers, estimated=measured.estimated)
+
+
+def _run_s(planned: PlannedRuns, costs: Mapping[tuple[str, str], StepCost]) -> float:
+    return costs[planned.optimizer, planned.cell.size].run_seconds(planned.example)
 
 
 def untimed_plan(planned: Sequence[PlannedRuns], workers: int) -> Plan:
@@ -250,13 +255,13 @@ class MeasuredCosts:
 def measure_costs(planned: Sequence[PlannedRuns], executor: Executor) -> MeasuredCosts:
     """The step cost of each (optimizer, size), measured while every worker is busy.
 
-    The smallest steps first, as long as the next one is expected to end in time. Of the others the
-    cost is estimated from their FLOPs, at the rate that the largest measured step of the optimizer
-    reached, or any optimizer; where nothing could be measured, at that of a plain matrix product,
-    which no step exceeds.
+    The smallest steps first, as long as the next one is expected to end in time: within 45 seconds
+    and a twentieth of what the study will take. Of the others the cost is estimated from their
+    FLOPs, at the rate that the largest measured step of the optimizer reached, or of any optimizer;
+    where nothing could be measured, at that of a plain matrix product, which no step exceeds.
     """
     examples = {(p.optimizer, p.cell.size): p.example for p in planned}
-    started = time.monotonic()
+    started, limit_s = time.monotonic(), ALL_MEASUREMENTS_S
     peak = executor.submit(matmul_flops_per_s).result()
     costs: dict[tuple[str, str], StepCost] = {}
     took = slowest = 0.0  # seconds of the last measurement, and its seconds per FLOP
@@ -265,12 +270,16 @@ def measure_costs(planned: Sequence[PlannedRuns], executor: Executor) -> Measure
         step_s = flops * (slowest or SLOWEST / peak)
         expected = max(took, min(MEASURED_STEPS * step_s, LONGEST_STEPS_S) + step_s)
         before = time.monotonic()
-        if before - started + expected > ALL_MEASUREMENTS_S:
+        if before - started + expected > limit_s:
             break
         # As many copies as workers: the copies load the machine as the study will.
         copies = [executor.submit(measure_step, examples[key]) for _ in range(executor.num_workers)]
         costs[key] = mean_cost([copy.result() for copy in copies])
         took, slowest = time.monotonic() - before, costs[key].step_s / flops
+        if len(costs) == 1:  # the first tells how long the study will be
+            known = {k: _estimated_cost(k, examples, costs, peak) for k in examples}
+            busy_s = sum(_run_s(p, known) * p.expected for p in planned)
+            limit_s = min(limit_s, MEASURED_SHARE * busy_s / executor.num_workers)
     left = [key for key in examples if key not in costs]
     known = dict(costs)
     costs |= {key: _estimated_cost(key, examples, known, peak) for key in left}

@@ -276,8 +276,8 @@ def _plan_totals(
     if plan.estimated:
         say(
             console,
-            f"Steps of {', '.join(plan.estimated)} are too long to be timed now, so their time is "
-            f"estimated from FLOPs.",
+            f"Timing all steps would take too long now; part of those of "
+            f"{', '.join(plan.estimated)} are estimated from FLOPs.",
         )
     totals = plan.totals()
     study.store.note("plan", **dataclasses.asdict(totals))

@@ -122,11 +122,15 @@ def format_signed_ends(low: float | None, high: float | None, decimals: int) -> 
     return f"[{', '.join(ends)}]"
 
 
-def format_range(low: float | None, high: float | None) -> str:
-    """The interval of a hyperparameter, three significant digits: ``[0.00395, 0.0192]``."""
+def format_range(low: Value | None, high: Value | None) -> str:
+    """The interval of a hyperparameter: ``[0.00395, 0.0192]``, ``[128, 1024]``."""
     if low is None or high is None:
         return ""
-    ends = (
-        f"{end:.3g}" if math.isfinite(end) else ("−∞" if end < 0 else "∞") for end in (low, high)
-    )
-    return f"[{', '.join(ends)}]"
+    return f"[{', '.join(map(_range_end, (low, high)))}]"
+
+
+def _range_end(end: Value) -> str:
+    """Three significant digits of a float, all of a whole number."""
+    if not isinstance(end, float):
+        return str(end)
+    return f"{end:.3g}" if math.isfinite(end) else ("−∞" if end < 0 else "∞")

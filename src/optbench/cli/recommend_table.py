@@ -15,6 +15,7 @@ from optbench.analysis.speedup_transfer import Interval
 from optbench.analysis.units import (
     format_count,
     format_ends,
+    format_range,
     format_signed,
     format_signed_ends,
     format_value,
@@ -143,11 +144,9 @@ def _is_untouched_word(found: Transferred) -> bool:
 
 
 def _range(found: Transferred) -> str:
-    if found.low is None or found.high is None:
-        return ""
     if found.axis == "clip_norm" and found.near_best:
         return ", ".join("off" if value == 0 else _three(value) for value in found.near_best)
-    return f"[{_three(found.low)}, {_three(found.high)}]"
+    return format_range(found.low, found.high)
 
 
 def _three(value: Value) -> str:
