@@ -180,9 +180,9 @@ def _ids(fresh: Any) -> set[str]:
     return {seed.run_id for seed in fresh.confirmed.seeds}
 
 
-def test_json_has_everything_and_no_infinity() -> None:
+def test_json_has_everything_and_null_for_an_end_that_is_not_known() -> None:
     study = study_entry(phases={"tune": [], "retune": [], "predict": [prediction_entry()["cell"]]})
-    entries = [study, tuning_entry(), prediction_entry(outer_high=math.inf)]
+    entries = [study, tuning_entry(), prediction_entry(outer_high=None)]
     found = explain(read_journal(entries), {}, "d48 1x", "adamw")
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["prediction"]["axes"][0]["outer_high"] is None
