@@ -265,7 +265,8 @@ def measure_costs(planned: Sequence[PlannedRuns], executor: Executor) -> Measure
     peak = executor.submit(matmul_flops_per_s).result()
     costs: dict[tuple[str, str], StepCost] = {}
     took = slowest = 0.0  # seconds of the last measurement, and its seconds per FLOP
-    for key in sorted(examples, key=lambda key: _step_flops(examples[key])):
+    smallest_first = sorted(examples, key=lambda key: _step_flops(examples[key]))
+    for key in smallest_first:
         flops = _step_flops(examples[key])
         step_s = flops * (slowest or SLOWEST / peak)
         expected = max(took, min(MEASURED_STEPS * step_s, LONGEST_STEPS_S) + step_s)
@@ -280,7 +281,7 @@ def measure_costs(planned: Sequence[PlannedRuns], executor: Executor) -> Measure
             known = {k: _estimated_cost(k, examples, costs, peak) for k in examples}
             busy_s = sum(_run_s(p, known) * p.expected for p in planned)
             limit_s = min(limit_s, MEASURED_SHARE * busy_s / executor.num_workers)
-    left = [key for key in examples if key not in costs]
+    left = [key for key in smallest_first if key not in costs]
     known = dict(costs)
     costs |= {key: _estimated_cost(key, examples, known, peak) for key in left}
     return MeasuredCosts(costs, tuple(dict.fromkeys(size for _, size in left)))

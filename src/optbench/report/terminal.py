@@ -19,6 +19,8 @@ _KEY = (
     f"not run there)\n"
 )
 
+_UNBOUNDED = 10_000  # columns of a terminal that fits everything
+
 
 def print_result(summary: StudySummary, report: Path, console: Console) -> None:
     """The study's table, what is missing, its cost against the plan, and where the report is."""
@@ -46,7 +48,8 @@ def _fitting(
 ) -> list[Table]:
     """One table, or several where the terminal is too narrow for the numbers of all cells."""
     table = _cells(found, columns, baseline)
-    if len(columns) == 1 or console.measure(table).maximum <= console.width:
+    wanted = console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum
+    if len(columns) == 1 or wanted <= console.width:
         return [table]
     half = (len(columns) + 1) // 2
     return [
