@@ -6,7 +6,6 @@ bytes, where a parsed record takes ten thousand. A record that somebody holds is
 
 from __future__ import annotations
 
-import json
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
-from optbench.json_lines import StoreError, complete_lines, parse_object
+from optbench.json_lines import StoreError, complete_lines, parse_object, strict_json
 
 R = TypeVar("R")
 
@@ -26,7 +25,7 @@ def _decode(line: str) -> Any:
     try:
         return orjson.loads(line)
     except ValueError:  # damage, or what only Python writes: half of a surrogate pair in an error
-        return json.loads(line)
+        return strict_json(line)
 
 
 @dataclass(slots=True)

@@ -130,7 +130,7 @@ class RunRecord:
         if not fits(cls)(values):
             from optbench.tables import table_problems  # pydantic, only where something is wrong
 
-            raise StoreError(f"{' '.join(table_problems(cls, values))} {_REMEDY}")
+            raise StoreError(f"{' '.join(table_problems(cls, values)[:3])} {_REMEDY}")
         for curve in ("train_curve", "val_curve"):
             values[curve] = [(step, float(loss)) for step, loss in values[curve]]
         return cls(**values)
@@ -177,7 +177,22 @@ def ended_path(store: Path, run_id: str) -> Path:
 
 
 def _record_file(path: Path) -> RecordFile[RunRecord]:
-    return RecordFile(path, RunRecord.from_dict, _check_record)
+    return RecordFile(path, _stored_record, _check_record)
+
+
+def _stored_record(raw: Mapping[str, Any]) -> RunRecord:
+    """The record of a line, whose configuration must be that of its run.
+
+    Raises:
+        StoreError: as `RunRecord.from_dict`, or the configuration has another id.
+    """
+    record = RunRecord.from_dict(raw)
+    if (found := record.run_config.run_id) != record.run_id:
+        raise StoreError(
+            f"The record is of run {record.run_id}, but its configuration is that of run {found}. "
+            f"{_REMEDY}"
+        )
+    return record
 
 
 @dataclass(slots=True)

@@ -54,7 +54,7 @@ def find_study(name_or_path: str) -> str:
         ConfigError: there is no such file and no such study.
     """
     path = Path(name_or_path)
-    if path.suffix == ".toml" or path.exists():
+    if name_or_path and (path.suffix == ".toml" or path.exists()):
         if not path.is_file():
             raise ConfigError([f"There is no study file {path}."])
         return read_user_text(path)

@@ -22,7 +22,15 @@ from typing_extensions import TypedDict
 from optbench.errors import ConfigError
 from optbench.excerpts import MOST_CHARACTERS, excerpt, shortened
 from optbench.space import did_you_mean
-from optbench.typed_data import MOST, builder, field_types, is_required, is_union, item_type
+from optbench.typed_data import (
+    MOST,
+    builder,
+    field_types,
+    is_fixed,
+    is_required,
+    is_union,
+    item_type,
+)
 
 T = TypeVar("T")
 
@@ -50,7 +58,10 @@ _WANTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "text",
+    "string_unicode": "text of whole characters",
     "list_type": "a list",
+    "too_short": "a longer list",
+    "too_long": "a shorter list",
     "dict_type": "a table of keys and values",
     "none_required": "left out",
 }
@@ -105,7 +116,10 @@ def _schema(kind: Any) -> Any:
         return functools.reduce(lambda a, b: a | b, map(_schema, get_args(kind)))
     if (item := item_type(kind)) is not None:
         is_table = get_origin(kind) in (dict, Mapping)
-        return dict[str, _schema(item)] if is_table else list[_schema(item)]
+        if is_table:
+            return dict[str, _schema(item)]
+        size = len(get_args(kind)) if is_fixed(kind) else None
+        return Annotated[list[_schema(item)], Field(min_length=size, max_length=size)]
     return _WHOLE if kind is int else kind
 
 

@@ -91,9 +91,8 @@ def train(
     """
     accumulation = Accumulation(model, micro_batch_size, ranks)
     loop = _Loop(config, model, optimizer, batches, device, accumulation)
-    eval_steps = {
-        round((i + 1) * config.num_steps / config.num_evals) for i in range(config.num_evals)
-    }
+    num_evals = min(config.num_evals, config.num_steps)  # more would be at the same steps
+    eval_steps = {round((i + 1) * config.num_steps / num_evals) for i in range(num_evals)}
     report_every = max(1, config.num_steps // CURVE_POINTS)
     model.train()
     if keeper is not None and (state := keeper.resume(model, optimizer)) is not None:

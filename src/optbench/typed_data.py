@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +37,13 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
 def item_type(kind: Any) -> Any:
     """The annotation of the items of a list, or of the values of a table, else None."""
     if get_origin(kind) in (tuple, list, Sequence):
-        return get_args(kind)[0]
+        return functools.reduce(operator.or_, [one for one in get_args(kind) if one is not ...])
     return get_args(kind)[1] if get_origin(kind) in (dict, Mapping) else None
+
+
+def is_fixed(kind: Any) -> bool:
+    """Whether an annotation is that of a tuple with a type for each of its items."""
+    return get_origin(kind) is tuple and Ellipsis not in get_args(kind)
 
 
 def is_union(kind: Any) -> bool:
@@ -52,7 +58,7 @@ def fits(kind: Any, *, others: bool = False) -> Check:
     Args:
         kind: a dataclass, int, float, bool, str, Any, None, or of these a literal, a tuple, a list,
             a mapping by text, or a union.
-        others: tables may have keys that their dataclass does not know.
+        others: tables may have keys that their dataclass does not know, and intervals no end.
     """
     if dataclasses.is_dataclass(kind):
         return _table_check(kind, others)
@@ -62,7 +68,7 @@ def fits(kind: Any, *, others: bool = False) -> Check:
     if is_union(kind):
         checks = [fits(one, others=others) for one in get_args(kind)]
         return lambda value: any(check(value) for check in checks)
-    if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+    if is_fixed(kind):
         checks = [fits(one, others=others) for one in get_args(kind)]
         return lambda value: (
             isinstance(value, (list, tuple))
@@ -77,6 +83,8 @@ def fits(kind: Any, *, others: bool = False) -> Check:
                 and all(map(check, value.values()))
             )
         return lambda value: isinstance(value, (list, tuple)) and all(map(check, value))
+    if kind is float and others:
+        return lambda value: type(value) in (float, int) and not math.isnan(value)
     return _scalar_check(kind)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optbench.analysis.journal import CellEntry, EvaluationEntry, TuningEntry
+from optbench.analysis.journal_entries import CellEntry, EvaluationEntry, TuningEntry
 from optbench.analysis.paper_hyperparameters import near_best_cells
 from optbench.analysis.sensitivity import (
     AxisSensitivity,

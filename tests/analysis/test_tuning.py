@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from optbench.analysis.journal import CellEntry, EvaluationEntry, TuningEntry
+from optbench.analysis.journal_entries import CellEntry, EvaluationEntry, TuningEntry
 from optbench.analysis.tuning import read_tuning
 
 EVALUATIONS = (

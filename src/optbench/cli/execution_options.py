@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from optbench.cli.verbs import Finite
+
 _OPTIONS = (
     click.option(
         "--micro-batch",
@@ -21,7 +23,7 @@ _OPTIONS = (
     ),
     click.option(
         "--memory-gb",
-        type=click.FloatRange(0, min_open=True),
+        type=Finite(0, min_open=True),
         help="Choose the micro-batch for this much memory.",
     ),
     click.option(
@@ -32,7 +34,7 @@ _OPTIONS = (
     click.option("--compile/--no-compile", default=None, help="Fuse the blocks by torch.compile."),
     click.option(
         "--checkpoint-minutes",
-        type=click.FloatRange(0),
+        type=Finite(0),
         help="Keep a run's state this often; 0 = never.  [default: 10]",
     ),
     click.option(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from optbench.cli.verbs import available_workers
+from optbench.cli.verbs import Finite, available_workers
 
 _OPTIONS = (
     click.option(
@@ -30,12 +30,12 @@ _OPTIONS = (
     ),
     click.option(
         "--cpus-per-run",
-        type=click.FloatRange(0),
+        type=Finite(0),
         help="That Ray keeps for a run.  [default: one for each device of a run]",
     ),
     click.option(
         "--gpus-per-run",
-        type=click.FloatRange(0),
+        type=Finite(0),
         help="Likewise; 0.5 shares one.  [default: one for each device of a run, if there are any]",
     ),
 )

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from optbench.cli.verbs import console, format_option, reports_errors, store_option
+from optbench.cli.verbs import Finite, console, format_option, reports_errors, store_option
 
 _sigma_option = click.option(
     "--sigma",
-    type=float,
+    type=Finite(),
     default=None,
     help="Standard deviation assumed of a published loss, nats.  [default: 0.002]",
 )

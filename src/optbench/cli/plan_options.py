@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from optbench.cli.verbs import Finite
 from optbench.devices import DEFAULT_MFU, DEVICES, Rental
 
 _OPTIONS = (
@@ -16,10 +17,10 @@ _OPTIONS = (
     ),
     click.option(
         "--mfu",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Finite(0, 1, min_open=True),
         help=f"Share of its bfloat16 peak that training reaches.  [default: {DEFAULT_MFU}]",
     ),
-    click.option("--price", type=click.FloatRange(0), help="Of one device for one hour."),
+    click.option("--price", type=Finite(0), help="Of one device for one hour."),
     click.option("--devices", type=click.IntRange(1), help="Runs at a time.  [default: 1]"),
 )
 

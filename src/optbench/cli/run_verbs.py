@@ -13,6 +13,7 @@ import click
 from optbench.cli.execution_options import execution_options
 from optbench.cli.verbs import (
     Failure,
+    Finite,
     console,
     error_console,
     find_record,
@@ -20,6 +21,7 @@ from optbench.cli.verbs import (
     reports_errors,
     store_option,
 )
+from optbench.excerpts import excerpt
 
 if TYPE_CHECKING:
     from optbench.config import Precision
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--optimizer", default=None, help="Optimizer, such as adamw or muon.")
 @click.option("--size", default=None, help="Model size of the ladder.  [default: the study's]")
 @click.option(
-    "--ratio", type=float, default=None, help="Chinchilla ratio; 1 = 20 tokens a parameter."
+    "--ratio", type=Finite(), default=None, help="Chinchilla ratio; 1 = 20 tokens a parameter."
 )
 @click.option("--corpus", help="A prepared corpus; the model gets its vocabulary.  [default: nano]")
 @click.option(
@@ -77,7 +79,7 @@ def train(
         config = run_config_of_file(config_file, optimizer, _settings(settings), seed)
     else:
         config = single_run_config(
-            optimizer or "adamw",
+            "adamw" if optimizer is None else optimizer,
             size=size,
             ratio=ratio,
             settings=_settings(settings),
@@ -176,10 +178,14 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
         try:
             if not separator or not name:
                 raise ValueError
-            values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+            parsed = tomllib.loads(f"value = {value}")
+            if len(parsed) > 1:  # there was a line break, and another key behind it
+                raise ValueError
+            values[name.strip()] = parsed["value"]
         except (ValueError, RecursionError):
             raise click.UsageError(
-                f"--set takes NAME=VALUE with a number, true, false or \"text\", but got '{pair}'."
+                f'--set takes NAME=VALUE with a number, true, false or "text", but got '
+                f"{excerpt(pair)}."
             ) from None
     return values
 

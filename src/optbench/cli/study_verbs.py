@@ -11,7 +11,7 @@ import click
 from optbench.cli.execution_options import execution_options
 from optbench.cli.executor_options import executor_options
 from optbench.cli.plan_options import rental_options
-from optbench.cli.verbs import console, format_option, reports_errors, store_option
+from optbench.cli.verbs import Finite, console, format_option, reports_errors, store_option
 
 if TYPE_CHECKING:
     from optbench.devices import Rental
@@ -36,8 +36,8 @@ _smoke_option = click.option(
 @_smoke_option
 @executor_options
 @click.option("--max-runs", type=click.IntRange(1), help="Stop after this many runs in all.")
-@click.option("--max-tokens", type=click.FloatRange(1), help="Stop after this many tokens in all.")
-@click.option("--max-core-hours", type=click.FloatRange(0), help="Stop after these hours of runs.")
+@click.option("--max-tokens", type=Finite(1), help="Stop after this many tokens in all.")
+@click.option("--max-core-hours", type=Finite(0), help="Stop after these hours of runs.")
 @click.option(
     "--keep-weights",
     is_flag=True,

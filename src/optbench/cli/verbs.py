@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
@@ -30,6 +31,23 @@ class Failure(click.ClickException):
     def format_message(self) -> str:
         """Several lines start on a line of their own."""
         return self.message if "\n" not in self.message else "\n" + self.message
+
+
+class Finite(click.FloatRange):
+    """A number in a range; neither NaN, which lies in every range of click's, nor infinity."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number of a text."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+    def _describe_range(self) -> str:
+        """Nothing where there are no bounds: click would say ``x<=None``."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
 
 
 def reports_errors(verb: Callable[P, R]) -> Callable[P, R]:

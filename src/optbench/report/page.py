@@ -72,7 +72,8 @@ def _write_whole(page: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # An error text of a run may hold half of a surrogate pair.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(page)
         # mkstemp makes the file private; a report is as readable as any other new file
         os.chmod(temporary, 0o666 & ~_umask())
