@@ -134,7 +134,7 @@ def test_opening_takes_a_fraction_of_what_the_records_take(tmp_path: Path) -> No
     curve = [(step, 1.0 / step) for step in range(1, 51)]
     with (tmp_path / "runs.jsonl").open("w") as file:
         for number in range(count):
-            plain = record(0, run_id=f"{number:016x}", train_curve=curve)
+            plain = record(number, train_curve=curve)
             file.write(plain.to_json() + "\n")
     tracemalloc.start()
     try:
@@ -148,3 +148,43 @@ def test_opening_takes_a_fraction_of_what_the_records_take(tmp_path: Path) -> No
     assert len(whole) == count
     assert opened / count < 700  # bytes of an entry
     assert everything > 10 * opened
+
+
+def test_a_record_with_another_configuration_than_its_run_is_refused(tmp_path: Path) -> None:
+    edited = record(0)
+    edited.config["optimizer"]["hyperparameters"]["lr"] = 7.0
+    found = written(tmp_path, record(1), edited).records
+    assert found[record(1).run_id] == record(1)
+    message = rf"runs\.jsonl, line 2: The record is of run {edited.run_id}, but its configuration"
+    with pytest.raises(StoreError, match=message):
+        found[edited.run_id]
+
+
+def test_a_record_may_name_settings_that_came_later_at_their_earlier_values(
+    tmp_path: Path,
+) -> None:
+    plain = record(0)
+    plain.config["clip_scope"] = "all"
+    assert written(tmp_path, plain).records[plain.run_id].run_config == record(0).run_config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_loss": "3.1"}, "val_loss must be a number or left out, but got '3.1'."),
+        ({"val_loss": True}, "val_loss must be a number or left out, but got True."),
+        ({"train_curve": [["a", 1.0]]}, r"train_curve\[0\]\[0\] must be a whole number"),
+        ({"train_curve": [[1, 1.0, 2]]}, r"train_curve\[0\] must be a shorter list"),
+        ({"num_tokens": 1.5}, "num_tokens cannot be 1.5."),
+        ({"execution": {"devices": "2"}}, "execution.devices cannot be '2'."),
+        ({"status": "done"}, "status cannot be 'done'."),
+        ({"schema": None}, "schema cannot be None."),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_line(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    raw = {**json.loads(record(0).to_json()), **changes}
+    (tmp_path / "runs.jsonl").write_text(json.dumps(raw) + "\n")
+    with pytest.raises(StoreError, match=rf"runs\.jsonl, line 1: {message}.* restore the line"):
+        list(RunStore.read(tmp_path).records.values())

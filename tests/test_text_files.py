@@ -50,9 +50,19 @@ def test_another_encoding_is_refused_by_the_place_of_its_first_byte(
     raw: bytes, message: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path, raw)
-    with pytest.raises(ConfigError, match=re.escape(str(path)) + " " + message) as error:
+    with pytest.raises(
+        ConfigError, match=re.escape(str(path)) + r"(, line 1)? " + message
+    ) as error:
         read_user_text(path)
     assert "UTF-8" in str(error.value)
+
+
+def test_the_line_of_the_first_wrong_byte_is_named(tmp_path: Path) -> None:
+    raw = b"a = 1\r\nb = 2\n# caf\xe9\n"
+    with pytest.raises(ConfigError, match=r"study\.toml, line 3 is not UTF-8: byte 0xe9"):
+        read_user_text(written(tmp_path, raw))
+    with pytest.raises(ConfigError, match=r"study\.toml, line 2 is not UTF-16-LE"):
+        read_user_text(written(tmp_path, codecs.BOM_UTF16_LE + "\n".encode("utf-16-le") + b"b"))
 
 
 def test_what_is_no_file_is_refused_with_the_reason(tmp_path: Path) -> None:

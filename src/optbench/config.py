@@ -244,12 +244,11 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+        return run_id_of(self.to_dict())
 
     def canonical_json(self) -> str:
         """Sorted, compact JSON: equal configurations give equal bytes, also where one says 1.0."""
-        plain = _with_whole_numbers(self.to_dict())
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _canonical_json(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON.
@@ -321,6 +320,16 @@ def _is_positive(value: Any) -> bool:
 
 def _is_positive_whole(value: Any) -> bool:
     return type(value) is int and value >= 1
+
+
+def run_id_of(plain: Mapping[str, Any]) -> str:
+    """The id of the run that :meth:`RunConfig.to_dict` describes like this."""
+    return hashlib.sha256(_canonical_json(plain).encode()).hexdigest()[:16]
+
+
+def _canonical_json(plain: Mapping[str, Any]) -> str:
+    whole = _with_whole_numbers(plain)
+    return json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _with_whole_numbers(value: Any) -> Any:

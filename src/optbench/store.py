@@ -30,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from optbench.config import ConfigError, RunConfig
+from optbench.config import ConfigError, RunConfig, run_id_of
 from optbench.durable import write_durably
 from optbench.excerpts import excerpt
 from optbench.json_lines import (
@@ -187,6 +187,10 @@ def _stored_record(raw: Mapping[str, Any]) -> RunRecord:
         StoreError: as `RunRecord.from_dict`, or the configuration has another id.
     """
     record = RunRecord.from_dict(raw)
+    # As it was written; only what says more than it must is built for its id.
+    with contextlib.suppress(ValueError):
+        if run_id_of(record.config) == record.run_id:
+            return record
     if (found := record.run_config.run_id) != record.run_id:
         raise StoreError(
             f"The record is of run {record.run_id}, but its configuration is that of run {found}. "

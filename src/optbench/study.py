@@ -26,6 +26,7 @@ from optbench.store import RunStore, StoreError
 from optbench.study_config import OptimizerStudy, StudyConfig
 from optbench.study_digest import is_same_study
 from optbench.sweep import Sweep, Task
+from optbench.text_files import read_user_text
 
 STUDY_FILE = "study.toml"
 
@@ -93,7 +94,7 @@ class Study:
         }
         typed_entries(self.store.journal)  # refuses what cannot be read before it is gone on with
         kept = self.store.directory / STUDY_FILE
-        kept_text = kept.read_text(encoding="utf-8") if kept.exists() else None
+        kept_text = read_user_text(kept) if kept.exists() else None
         for entry in self.store.journal:
             if entry["kind"] == "study":
                 self._check_owner(entry, kept_text)

@@ -56,6 +56,8 @@ _WANTED = {
     "less_than_equal": "a whole number below 2^63",
     "float_type": "a number",
     "finite_number": "a finite number",
+    "is_instance_of": "a number",  # of a decimal, the only class that is no type of JSON
+    "decimal_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",
     "string_unicode": "text of whole characters",

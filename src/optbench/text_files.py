@@ -54,7 +54,9 @@ def user_text(raw: bytes, path: Path) -> str:
     try:
         text = raw[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{path} {not_decoded(error, len(mark))}"]) from None
+        before = error.object[: error.start].decode(encoding, "ignore")
+        line = before.count("\n") + 1
+        raise ConfigError([f"{path}, line {line} {not_decoded(error, len(mark))}"]) from None
     if "\0" in text:
         raise ConfigError(
             [

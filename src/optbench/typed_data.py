@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 MOST = 2**63 - 1  # of a whole number, as tensors and seeds have it
 MOST_FLOAT = sys.float_info.max
 Check = Callable[[Any], bool]
+_call: Any = operator.call  # of pairs, by `map`
 
 
 @functools.cache
@@ -58,7 +59,7 @@ def fits(kind: Any, *, others: bool = False) -> Check:
     Args:
         kind: a dataclass, int, float, bool, str, Any, None, or of these a literal, a tuple, a list,
             a mapping by text, or a union.
-        others: tables may have keys that their dataclass does not know, and intervals no end.
+        others: tables may have keys that their dataclass does not know.
     """
     if dataclasses.is_dataclass(kind):
         return _table_check(kind, others)
@@ -73,7 +74,7 @@ def fits(kind: Any, *, others: bool = False) -> Check:
         return lambda value: (
             isinstance(value, (list, tuple))
             and len(value) == len(checks)
-            and all(check(one) for check, one in zip(checks, value, strict=True))
+            and all(map(_call, checks, value))
         )
     if (item := item_type(kind)) is not None:
         check = fits(item, others=others)
@@ -83,8 +84,6 @@ def fits(kind: Any, *, others: bool = False) -> Check:
                 and all(map(check, value.values()))
             )
         return lambda value: isinstance(value, (list, tuple)) and all(map(check, value))
-    if kind is float and others:
-        return lambda value: type(value) in (float, int) and not math.isnan(value)
     return _scalar_check(kind)
 
 

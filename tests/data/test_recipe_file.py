@@ -126,7 +126,7 @@ files = ["c"]
         "Unknown key 'sources[0].fles'. Did you mean 'sources[0].files'?",
         "sources[0] needs either `files` or `hub`, and not both.",
         "sources[0].format must be 'text', 'jsonl' or 'parquet', but got 'jsonlines'. Did you ",
-        "sources[0].weight must be a number above 0, but got -1.",
+        "sources[0].weight must be a number above 0 of",
         "sources[0].side_by_side must be at least 1, but got 0.",
         "sources[1] needs either `files` or `hub`, and not both.",
         "Unknown key 'sources[1].hub.datset'. Did you mean 'sources[1].hub.dataset'?",
@@ -161,7 +161,7 @@ files = ["c"]
             "tokens = '3B'\n" + SMALL,
             "tokens must be a whole number, but got '3B'. Write it out",
         ),
-        (SMALL + "weight = 0", "sources[0].weight must be a number above 0, but got 0. To leave"),
+        (SMALL + "weight = 0", "sources[0].weight must be a number above 0 of at most 12 digits"),
         (SMALL + "hub = 3", "sources[0].hub must be a table of keys and values, but got 3."),
         ("validation = 3\n" + SMALL, "validation must be a table of keys and values, but got 3."),
         ("test_share = 0\n" + SMALL, "test_share must lie between 0 and 0.5, but got 0.0. Every"),
@@ -187,7 +187,9 @@ def test_an_unknown_recipe_is_refused_with_the_choices(tmp_path: Path) -> None:
         find_recipe("dclm")
     latin = tmp_path / "latin.toml"
     latin.write_bytes("# ä\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"latin\.toml is not UTF-8: byte 0xe4 at position 2"):
+    with pytest.raises(
+        ConfigError, match=r"latin\.toml, line 1 is not UTF-8: byte 0xe4 at position 2"
+    ):
         find_recipe(str(latin))
     with pytest.raises(ConfigError, match=r"There is no recipe file .*none\.toml"):
         find_recipe(str(tmp_path / "none.toml"))

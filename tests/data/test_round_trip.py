@@ -285,7 +285,7 @@ def test_a_byte_level_vocabulary_without_decoder_holds_everything(tmp_path: Path
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b'{"caf\xe9": 1}', r"t\.json is not UTF-8: byte 0xe9 at position 5"),
+        (b'{"caf\xe9": 1}', r"t\.json, line 1 is not UTF-8: byte 0xe9 at position 5"),
         (b"{}", r"t\.json is no tokenizer\.json"),
         (b"", r"t\.json is no tokenizer\.json"),
     ],

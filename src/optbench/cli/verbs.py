@@ -88,16 +88,16 @@ def find_record(records: Mapping[str, RunRecord], start: str, store: Path) -> Ru
     Raises:
         Failure: there is none, or more than one.
     """
-    matches = [record for key, record in records.items() if key.startswith(start)]
+    matches = [run_id for run_id in records if run_id.startswith(start)]
     if len(matches) != 1:
-        some = ", ".join(record.run_id for record in matches[:MOST_LISTED])
+        some = ", ".join(matches[:MOST_LISTED])
         found = f"{len(matches)} runs" if matches else "No run"
         listed = f" ({some}{', …' if len(matches) > MOST_LISTED else ''})" if matches else ""
         raise Failure(
             f"{found} in {store} with an id starting with '{start}'{listed}. "
             f"'optbench show --store {store}' lists them all."
         )
-    return matches[0]
+    return records[matches[0]]
 
 
 def available_workers(given: int | None) -> int:

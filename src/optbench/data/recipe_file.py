@@ -160,23 +160,24 @@ def _rules(tables: RecipeTables, raw: Mapping[str, Any], wrong: Collection[str])
             path = next(path for path, one in reversed(named) if one == name)
             told = f"Source names must differ, but '{name}' comes {count} times."
             found.append(Problem(path, told))
-    found += _whole_rules(tables)
+    found += _whole_rules(tables, wrong)
     return [*found, *_held_out_rules(tables, raw, splits)]
 
 
-def _whole_rules(tables: RecipeTables) -> Iterator[Problem]:
+def _whole_rules(tables: RecipeTables, wrong: Collection[str]) -> Iterator[Problem]:
     if not NAME.fullmatch(tables.name):
         told = f"name must be a lower-case name such as 'my-mix', but got {shown(tables.name)}."
         yield Problem("name", told)
     if tables.name == "nano":
         yield Problem("name", "name must not be 'nano': that corpus comes with the package.")
-    if bool(tables.tokenizer) == bool(tables.vocab_size):
+    known = "tokenizer" not in wrong and "vocab_size" not in wrong
+    if known and bool(tables.tokenizer) == bool(tables.vocab_size):
         yield Problem(
             "vocab_size" if tables.vocab_size else "tokenizer",
             "A recipe needs either `tokenizer` (llama3 or a file) or `vocab_size` (train one on "
             "the text), and not both.",
         )
-    elif tables.vocab_size and tables.vocab_size < MIN_VOCAB_SIZE:
+    if tables.vocab_size and tables.vocab_size < MIN_VOCAB_SIZE:
         told = f"vocab_size must be at least {MIN_VOCAB_SIZE}, but got {tables.vocab_size}."
         yield Problem("vocab_size", told)
     for key, least in (("shard_tokens", 1), ("tokens", 0)):
@@ -235,8 +236,8 @@ def _number_rules(where: str, table: SourceTable, raw: Mapping[str, Any]) -> Ite
         yield Problem(path, f"{path} {told}")
     elif not _weight_fits(table.weight):
         told = (
-            f"{path} must be a number above 0, but got {table.weight}. To leave a source out, "
-            f"remove its table."
+            f"{path} must be a number above 0 of at most {MOST_DIGITS} digits before and behind "
+            f"its point, but got {table.weight}. To leave a source out, remove its table."
         )
         yield Problem(path, told)
     for key, least in (("documents", 0), ("tokens", 0), ("side_by_side", 1)):
