@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
@@ -59,3 +63,22 @@ def record_of(
         environment={"torch": "2.13.0", "dirty": False},
         error=error,
     )
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
+
+
+def document(tables: Mapping[str, Any]) -> str:
+    """A TOML file of these tables, each a line."""
+    return "".join(f"{key} = {toml(value)}\n" for key, value in tables.items())

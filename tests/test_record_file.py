@@ -171,9 +171,9 @@ def test_a_record_may_name_settings_that_came_later_at_their_earlier_values(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"val_loss": "3.1"}, "val_loss must be a number or left out, but got '3.1'."),
-        ({"val_loss": True}, "val_loss must be a number or left out, but got True."),
-        ({"train_curve": [["a", 1.0]]}, r"train_curve\[0\]\[0\] must be a whole number"),
+        ({"val_loss": "3.1"}, "val_loss must be a number, but got '3.1'."),
+        ({"val_loss": True}, "val_loss must be a number, but got True."),
+        ({"train_curve": [["a", 1.0]]}, r"train_curve\[0\]\[0\] must be a number"),
         ({"train_curve": [[1, 1.0, 2]]}, r"train_curve\[0\] must be a shorter list"),
         ({"num_tokens": 1.5}, "num_tokens cannot be 1.5."),
         ({"execution": {"devices": "2"}}, "execution.devices cannot be '2'."),

@@ -1,10 +1,14 @@
 """Study files: what is refused, all at once and with the remedy; what a candidate becomes."""
 
+import tomllib
+
 import pytest
 
 from optbench.config import ConfigError
 from optbench.study_config import smallest_batch
 from optbench.study_file import find_study, read_study
+
+from .builders import document
 
 MINIMAL = """
 name = "tiny"
@@ -193,3 +197,50 @@ def test_the_smallest_batch_is_the_least_of_runs_starts_and_candidates() -> None
     assert smallest_batch(read_study(start)) == 8
     candidates = MINIMAL.replace("momentum = [0.9, 0.95]", "batch_size = [4, 16]")
     assert smallest_batch(read_study(candidates)) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('cell = "d32 1x"', "cell must be a table of keys and values, but got 'd32 1x'."),
+        ('optimizers = ["adamw"]', "optimizers must be a table of keys and values, but got"),
+        ("optimizers = { adamw = true }", "optimizers.adamw must be a table of keys and values"),
+        ('run = "fast"', "run must be a table of keys and values, but got 'fast'."),
+        ("models = []", "models must be a table of keys and values, but got []."),
+        ('phases = ["d32 1x"]', "phases must be a table of keys and values, but got ['d32 1x']."),
+        ("protocol = 3", "protocol must be a table of keys and values, but got 3."),
+        ("baseline_curve = [0.5]", "baseline_curve must be a table of keys and values, but got"),
+        ("protocol = { grow_grids = 'no' }", "protocol.grow_grids must be true or false, but got"),
+        ("protocol = { tie_floor = nan }", "protocol.tie_floor must be a finite number, but got"),
+        ("protocol = { tie_floor = -1 }", "protocol.tie_floor must be at least 0, but got -1"),
+        ("protocol = { tuning_seed = 1000 }", "protocol.tuning_seed and the noise_seeds from it"),
+        ("protocol = { noise_seeds = 1001 }", "protocol.tuning_seed and the noise_seeds from it"),
+        ("phases = { tune = ['d32 2x', 'd32 2.0x'] }", "phases.tune must name everything once"),
+        ('name = "a/b"', "name must be a name without slashes and control characters, but got"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_its_line(line: str, problem: str) -> None:
+    key = line.split(" ")[0]
+    tables = tomllib.loads(MINIMAL)
+    rest = {name: value for name, value in tables.items() if name != key}
+    text = f"# one line\n{line}\n" + document(rest)
+    with pytest.raises(ConfigError) as caught:
+        read_study(text, file="my.toml")
+    (found,) = [p for p in caught.value.problems if p.startswith("my.toml, line 2: ")]
+    assert found.startswith(f"my.toml, line 2: {problem}")
+
+
+def test_a_problem_within_smoke_is_named_there() -> None:
+    text = MINIMAL + "[smoke]\ncell = { ratio = 'x' }\nrun = { num_evals = 0 }\nnonsense = 1\n"
+    with pytest.raises(ConfigError) as caught:
+        read_study(text, smoke=True, file="my.toml")
+    assert [p.partition(", but")[0].partition(". ")[0] for p in caught.value.problems] == [
+        "my.toml, line 16: smoke.cell.ratio must be a number",
+        "my.toml, line 18: Unknown key 'smoke.nonsense'",
+        "my.toml, line 17: smoke.run.num_evals must be at least 1",
+    ]
+
+
+def test_a_start_point_that_cannot_be_is_said_once_for_all_cells() -> None:
+    (problem,) = problems_of(MINIMAL.replace("batch_size = 16", "batch_size = 99999"))
+    assert problem.startswith("adamw in cell d32 1x (and 1 more): The budget must hold at least")

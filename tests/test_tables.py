@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import datetime
 import json
 import math
 import tomllib
@@ -26,7 +25,7 @@ from optbench.study_tables import StudyTables
 from optbench.tables import line_of, sound_part, table_problems
 from optbench.typed_data import builder, fits
 
-from .builders import TINY_CONFIG, record_of
+from .builders import TINY_CONFIG, document, record_of
 
 STUDY: dict[str, Any] = {
     "name": "tiny",
@@ -158,24 +157,6 @@ def changed(data: Mapping[str, Any], path: str, value: object) -> dict[str, Any]
         inner = inner[step]
     inner[last] = value
     return found
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(toml, value))}]"
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return json.dumps(value)
-
-
-def document(tables: Mapping[str, Any]) -> str:
-    return "".join(f"{key} = {toml(value)}\n" for key, value in tables.items())
 
 
 def is_named(path: str, problems: list[str]) -> bool:
