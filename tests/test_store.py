@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optbench.store import RunRecord, RunStore, StoreError
+from optbench.store import RunRecord, RunStore, StoreError, check_folder
 
 from .builders import TINY_CONFIG, config_with_lr, record_of
 
@@ -493,3 +493,17 @@ with RunStore.open(Path(sys.argv[1])) as store:
         losses = [record.val_loss for record in store.records.values()]
     assert losses[:announced] == [float(n + 1) for n in range(announced)]
     assert len(losses) <= announced + 1
+
+
+def test_a_folder_that_may_not_be_written_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_folder(tmp_path / "not" / "yet")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=rf"^{tmp_path}/file is a file, but a store is a folder\."):
+        check_folder(tmp_path / "file" / "within")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    message = rf"/new cannot be written \(no permission for {tmp_path}\)\. Choose another --out\."
+    with pytest.raises(StoreError, match=message):
+        check_folder(tmp_path / "new")
+    assert not (tmp_path / "new").exists()

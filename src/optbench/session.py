@@ -46,7 +46,7 @@ from optbench.report.html import write_report
 from optbench.report.terminal import print_result
 from optbench.run import device_problems, environment, run
 from optbench.sinks.study_sinks import StudySinks
-from optbench.store import RunRecord, RunStore
+from optbench.store import RunRecord, RunStore, check_folder
 from optbench.study import Study
 from optbench.study_config import StudyConfig, smallest_batch
 from optbench.sweep import Budget, BudgetSpentError, Job, RunError, Sweep
@@ -109,6 +109,7 @@ def run_study(
     problems = device_problems(sitting.execution, smallest_batch(config))
     if problems := problems + executor.device_problems(sitting.execution.devices):
         raise ConfigError(problems)
+    check_folder(out)
     place = CheckpointRoot.of(out, sitting.checkpoints)
     manifest = prepared_corpus(config.corpus, config.tuned_cell.model.vocab_size, console)
     check_corpus(manifest, [kind.example for kind in planned_runs(config)], console)

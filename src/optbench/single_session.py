@@ -20,7 +20,7 @@ from optbench.printing import say
 from optbench.run import device_problems, run, use_one_thread
 from optbench.single_run import single_run_config
 from optbench.space import Value
-from optbench.store import RunRecord, RunStore
+from optbench.store import RunRecord, RunStore, check_folder
 from optbench.study_config import run_problems
 from optbench.trainer import Progress as RunProgress
 
@@ -50,6 +50,7 @@ def train_one(
     """
     if problems := run_problems(config) + device_problems(execution, config.batch_size):
         raise ConfigError(problems)
+    check_folder(directory)
     place = CheckpointRoot.of(directory, checkpoints)
     manifest = prepared_corpus(config.data.corpus, config.model.vocab_size, console)
     check_corpus(manifest, [config], console)

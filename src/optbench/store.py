@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +172,23 @@ def _check_record(raw: Mapping[str, Any]) -> None:
         raise StoreError(f"execution.devices cannot be {excerpt(devices)}. {_REMEDY}")
 
 
+def check_folder(directory: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before anything is spent on its contents.
+
+    Raises:
+        StoreError: it is a file, lies within one, or may not be written.
+    """
+    whole = directory.resolve()
+    nearest = next(path for path in (whole, *whole.parents) if os.path.exists(path))
+    if not nearest.is_dir():
+        where = directory if nearest == whole else nearest
+        raise StoreError(f"{where} is a file, but a store is a folder. Choose another --out.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"{directory} cannot be written (no permission for {nearest}). Choose another --out."
+        )
+
+
 def ended_path(store: Path, run_id: str) -> Path:
     """Where a worker keeps the record of a run until it is stored."""
     return store / "ended" / f"{run_id}.json"
@@ -238,12 +256,9 @@ class RunStore:
         Raises:
             StoreError: another process is writing to it, it cannot be written, or it is damaged.
         """
+        check_folder(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise StoreError(
-                f"{directory} is a file, but a store is a folder. Choose another --out."
-            ) from None
         except OSError as error:
             raise StoreError(
                 f"{directory} cannot be made ({error.strerror}). Choose another --out."
