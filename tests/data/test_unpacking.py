@@ -25,6 +25,7 @@ from optbench.data.parts import Part, list_parts
 from optbench.data.readers import _split, read_part  # pyright: ignore[reportPrivateUsage]
 from optbench.data.retries import Patience
 
+from ..test_text_files import MARKED
 from .folders import json_lines, write
 
 # Everything that some reader takes for a line's end, and characters of one to four bytes.
@@ -53,14 +54,6 @@ PACKINGS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": in_two(lzma.compress),
     ".zst": in_two(zst),
 }
-ENCODINGS = {
-    "utf-8": b"",
-    "utf-8-sig": b"",
-    "utf-16-le": codecs.BOM_UTF16_LE,
-    "utf-16-be": codecs.BOM_UTF16_BE,
-    "utf-32-le": codecs.BOM_UTF32_LE,
-    "utf-32-be": codecs.BOM_UTF32_BE,
-}
 
 
 def read(path: Path, kind: Format = "jsonl", separator: str = "") -> list[str]:
@@ -68,13 +61,13 @@ def read(path: Path, kind: Format = "jsonl", separator: str = "") -> list[str]:
     return list(read_part(part, TextSource(name="s", files=("x",), separator=separator)))
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", MARKED)
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_documents_are_the_same_in_every_packing_and_encoding(
     packing: str, encoding: str, tmp_path: Path
 ) -> None:
     lines = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\r\n" for t in TEXTS)
-    pack, mark = PACKINGS[packing], ENCODINGS[encoding]
+    pack, mark = PACKINGS[packing], MARKED[encoding]
     path = write(tmp_path / f"a.jsonl{packing}", pack(mark + lines.encode(encoding)))
     assert read(path) == TEXTS
     whole = "\n--\n".join(TEXTS)

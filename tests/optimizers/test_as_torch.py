@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from optbench.optimizers import OPTIMIZERS, AdamW, BaseOptimizer, Kron, Lion, Ma
 from .trajectories import (
     SHAPES,
     distance,
+    every_optimizer,
     gradient,
     parameters,
     state_tensors,
@@ -33,8 +34,6 @@ from .trajectories import (
 )
 
 Build = Callable[..., Any]
-
-every_optimizer = pytest.mark.parametrize("build", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
 # Schedules that cycle the momentum -----------------------------------------------------------
@@ -250,15 +249,6 @@ def test_a_checkpoint_of_torch_is_refused():
 
 
 # torch.distributed.checkpoint ----------------------------------------------------------------
-
-
-@pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[None]:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
-    )
-    yield
-    distributed.destroy_process_group()
 
 
 class Parameters(nn.Module):

@@ -22,6 +22,7 @@ from optbench.optimizers.hyperparameters import OneOf
 from .trajectories import (
     SHAPES,
     distance,
+    every_optimizer,
     gradient,
     parameters,
     state_tensors,
@@ -30,8 +31,6 @@ from .trajectories import (
 )
 
 Build = Callable[..., Any]
-
-every_optimizer = pytest.mark.parametrize("build", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
 def clones(params: list[nn.Parameter]) -> list[Tensor]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
-from optbench.optimizers import OPTIMIZERS, BaseOptimizer, Mars, Muon, Scion, describe_groups
+from optbench.optimizers import BaseOptimizer, Mars, Muon, Scion, describe_groups
 
-from .trajectories import distance, parameters, walk
+from .trajectories import distance, every_optimizer, parameters, walk
 
 Build = Callable[..., BaseOptimizer]
-
-every_optimizer = pytest.mark.parametrize("build", OPTIMIZERS.values(), ids=OPTIMIZERS)
 routing = pytest.mark.parametrize("build", [Muon, Scion, Mars])
 SHAPES = ((4, 10), (5,), (10, 4), (), (4, 10), (3,))
 
@@ -108,15 +105,6 @@ def test_a_checkpoint_with_split_groups_is_refused_with_the_groups_that_load_it(
         optimizer.load_state_dict(saved)
     assert not optimizer.state
     build(groups).load_state_dict(saved)
-
-
-@pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[None]:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
-    )
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("one_process")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from optbench.optimizers import CurvatureOptimizer
+from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
+
+every_optimizer = pytest.mark.parametrize("build", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 Shape = tuple[int, ...]
 # Square, wide and tall, two of one shape, and what is no matrix.
