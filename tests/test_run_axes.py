@@ -1,18 +1,23 @@
 """Axes and settings of a run, both ways: every axis, every type of value, every optimizer."""
 
 import dataclasses
+import io
 import itertools
 
 import pytest
+from rich.console import Console
 
 from optbench.config import ModelConfig, RunConfig
 from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
+from optbench.printing import print_records
 from optbench.progress import describe_configuration
 from optbench.run_axes import RUN_AXES, axis_values, share_of
 from optbench.space import Configuration, Value
 from optbench.study_config import OptimizerStudy, StudyConfig
 from optbench.study_file import find_study, read_study
+
+from .builders import record_of
 
 STUDY = read_study(find_study("nano"))
 MODEL = ModelConfig(num_layers=1, d_model=4, d_ff=4, num_heads=1, vocab_size=64, seq_len=4)
@@ -160,3 +165,13 @@ def test_a_study_over_every_run_axis_describes_its_candidates_as_they_were_named
 def test_a_share_of_no_steps_is_none() -> None:
     assert share_of(0, 0) == 0
     assert share_of(3, 7) == 0.4
+
+
+def test_the_list_of_runs_names_the_settings_that_tell_them_apart() -> None:
+    runs = [run_of({"warmup_frac": 0.1, "batch_size": batch}, steps=40) for batch in (8, 16)]
+    terminal = io.StringIO()
+    print_records([record_of(run) for run in runs], Console(file=terminal, width=300))
+    for run in runs:
+        assert f"batch_size={run.batch_size} " in terminal.getvalue()
+    for same in ("warmup", "decay_frac", "clip_norm"):
+        assert same not in terminal.getvalue()

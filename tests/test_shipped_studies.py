@@ -276,7 +276,7 @@ def test_the_smoke_version_runs_to_its_end_and_every_axis_is_tried(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     store, study = RunStore.read(out), read_study(find_study(name), smoke=True)
-    journal = read_journal(store.journal)
+    journal, records = read_journal(store.journal), dict(store.records)  # parsed once
     page = (out / "report.html").read_text(encoding="utf-8")
     for optimizer, search in study.optimizers.items():
         assert optimizer in page
@@ -289,7 +289,7 @@ def test_the_smoke_version_runs_to_its_end_and_every_axis_is_tried(
             place = find_cell(journal, cell.label)
             assert journal.confirmation(place, optimizer), (optimizer, cell.label)
             assert (journal.prediction(place, optimizer) is None) == (cell not in phases.predict)
-            found = explain(journal, store.records, cell.label, optimizer, known_axes(optimizer))
+            found = explain(journal, records, cell.label, optimizer, known_axes(optimizer))
             text = "\n".join(
                 str(block) for _, blocks in explanation_sections(found) for block in blocks
             )

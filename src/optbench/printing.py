@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from optbench.analysis.units import format_count, format_seconds
+from optbench.run_axes import RUN_AXES, WARMUPS, axis_values
+from optbench.space import Configuration
 from optbench.store import RunRecord
 
 if TYPE_CHECKING:  # both import torch, which listing records has no need of
@@ -111,6 +113,13 @@ def _plan_cells(row: PlanRow) -> list[str]:
     return [*texts, _hours(row.device_s), share, *money]
 
 
+def _on_estimates(plan: Plan) -> str:
+    if not plan.estimated:
+        return ""
+    sizes = ", ".join(plan.estimated)
+    return f"\nSome or all steps of {sizes} were not timed; their time is estimated from FLOPs."
+
+
 def _plan_summary(plan: Plan) -> str:
     total, rental = plan.total, plan.rental
     expected = f"Expected: {total.runs:,} runs, {format_count(total.tokens)} tokens, "
@@ -120,6 +129,7 @@ def _plan_summary(plan: Plan) -> str:
             f"{expected}{total.flops:.2g} FLOPs, about {format_seconds(plan.seconds)} on "
             f"{plan.workers} workers of this machine.\n"
             f"{worst}{format_seconds(plan.seconds_worst)}, if every descent spent its whole budget."
+            f"{_on_estimates(plan)}"
         )
     hours, hours_worst = _hours(total.device_s), _hours(total.device_s_worst)
     device = rental.device.name
@@ -197,12 +207,15 @@ def print_records(records: list[RunRecord], console: Console) -> None:
         table.add_column(
             name, justify="right" if name in ("tokens", "val", "test", "s") else "left"
         )
-    for record in records:
-        config = record.run_config
+    configs = [record.run_config for record in records]
+    values = [axis_values(config) for config in configs]
+    shared = set(RUN_AXES) - set(_varying_axes(values))
+    for record, config, axes in zip(records, configs, values, strict=True):
+        named = {axis: value for axis, value in axes.items() if axis not in shared}
         table.add_row(
             record.run_id[:10],
             config.optimizer.name,
-            " ".join(f"{k}={v}" for k, v in sorted(config.optimizer.hyperparameters.items())),
+            " ".join(f"{name}={value}" for name, value in sorted(named.items())),
             f"{config.num_tokens / 1e6:.2f}M",
             str(config.seed),
             record.status,
@@ -212,6 +225,14 @@ def print_records(records: list[RunRecord], console: Console) -> None:
         )
     console.print(table)
     console.print(f"{len(records)} runs. `optbench show RUN --store …` prints one.")
+
+
+def _varying_axes(runs: Sequence[Configuration]) -> list[str]:
+    """Axes of a run that tell the runs of a list apart; of the warm-up's names the steadier."""
+    values = {axis: {run[axis] for run in runs} for axis in RUN_AXES}
+    steps, share = (len(values[name]) for name in WARMUPS)
+    del values[WARMUPS[1] if steps <= share else WARMUPS[0]]
+    return [axis for axis, found in values.items() if len(found) > 1]
 
 
 def print_record(record: RunRecord, console: Console) -> None:

@@ -147,10 +147,13 @@ def explain(
     tuning = journal.tuning(place, optimizer)
     prediction = journal.prediction(place, optimizer)
     confirmation = journal.confirmation(place, optimizer)
-    at = (optimizer, place.num_nonembedding_params, place.num_tokens)
-    runs = runs_by_place(records.values()).get(at, [])
-    if not (runs or tuning or prediction or confirmation):
-        raise ExplanationError(_nothing_there(journal, place, optimizer))
+    unfinished = None
+    if not (tuning or prediction or confirmation):  # only then are all records looked through
+        at = (optimizer, place.num_nonembedding_params, place.num_tokens)
+        runs = runs_by_place(records.values()).get(at, [])
+        if not runs:
+            raise ExplanationError(_nothing_there(journal, place, optimizer))
+        unfinished = _unfinished(runs)
     tunings = tunings_of(journal, optimizer)
     recorded = recorded_sensitivity(journal, optimizer)
     return Explanation(
@@ -161,7 +164,7 @@ def explain(
         start_from=_start_from(journal, tuning) if tuning else "",
         threshold=_threshold(journal, place, tuning, records),
         search=read_search(tuning, _axis_order(journal, tuning), records) if tuning else None,
-        unfinished=None if tuning or prediction or confirmation else _unfinished(runs),
+        unfinished=unfinished,
         sensitivity=recorded or sensitivity_today(tunings),
         sensitivity_recorded=bool(recorded),
         prediction=prediction,
