@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from optbench.config import OptimizerConfig, RunConfig
+from optbench.config import OptimizerConfig, RunConfig, run_id_of
 from optbench.executors import Executor, InlineExecutor, ProcessExecutor
 from optbench.store import RunRecord, RunStore
 from optbench.sweep import Sweep, Task
@@ -198,11 +198,13 @@ def in_a_process(tree: Path, name: str, *arguments: Any) -> dict[str, float]:
 
 
 def write_store(folder: Path, records: int) -> None:
-    """Lines of the nano study again and again, each under a run id of its own."""
+    """Lines of the nano study again and again, each of a run with a seed of its own."""
     lines = [json.loads(line) for line in LINES.read_text().splitlines()]
     with (folder / "runs.jsonl").open("w") as file:
         for number in range(records):
-            line = {**lines[number % len(lines)], "run_id": f"{number:016x}"}
+            line = lines[number % len(lines)]
+            config = {**line["config"], "seed": number}
+            line = {**line, "run_id": run_id_of(config), "config": config}
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 

@@ -503,7 +503,9 @@ def test_a_folder_that_may_not_be_written_is_refused_before_it_is_made(
     with pytest.raises(StoreError, match=rf"^{tmp_path}/file is a file, but a store is a folder\."):
         check_folder(tmp_path / "file" / "within")
     monkeypatch.setattr("os.access", lambda *_: False)
-    message = rf"/new cannot be written \(no permission for {tmp_path}\)\. Choose another --out\."
+    message = (
+        rf"/new cannot be written to \(Permission denied: {tmp_path}\)\. Choose another folder"
+    )
     with pytest.raises(StoreError, match=message):
         check_folder(tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -43,7 +44,7 @@ from optbench.json_lines import (
     set_torn_line_aside,
 )
 from optbench.record_file import RecordFile, Totals
-from optbench.store_lock import StoreLock
+from optbench.store_lock import StoreLock, not_writable
 from optbench.typed_data import fits
 
 __all__ = ["RunRecord", "RunStore", "Status", "StoreError", "append_entry"]
@@ -184,9 +185,9 @@ def check_folder(directory: Path) -> None:
         where = directory if nearest == whole else nearest
         raise StoreError(f"{where} is a file, but a store is a folder. Choose another --out.")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise StoreError(
-            f"{directory} cannot be written (no permission for {nearest}). Choose another --out."
-        )
+        read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise not_writable(directory, reason if nearest == whole else f"{reason}: {nearest}")
 
 
 def ended_path(store: Path, run_id: str) -> Path:

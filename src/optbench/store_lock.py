@@ -168,10 +168,15 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise StoreError(
-            f"{path.parent} cannot be written to ({error.strerror}). Choose another folder with "
-            f"--out, or make this one writable."
-        ) from None
+        raise not_writable(path.parent, error.strerror) from None
+
+
+def not_writable(folder: Path, reason: str) -> StoreError:
+    """The error of a folder in which no store can be made or continued."""
+    return StoreError(
+        f"{folder} cannot be written to ({reason}). Choose another folder with --out, or make this "
+        f"one writable."
+    )
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
