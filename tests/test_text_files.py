@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optbench.config import ConfigError
-from optbench.excerpts import excerpt
+from optbench.errors import excerpt
 from optbench.text_files import read_user_text
 
 TEXT = 'name = "Übung – 测试 🙂"\n'

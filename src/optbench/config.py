@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from optbench.errors import ConfigError as ConfigError
 from optbench.errors import UserError as UserError
-from optbench.excerpts import shortened
+from optbench.errors import shortened
 from optbench.schedule import DECAY_SHAPES, DecayShape
 from optbench.space import Value, did_you_mean
 from optbench.typed_data import builder, fits

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from optbench.excerpts import shortened
+from optbench.errors import shortened
 
 Value: TypeAlias = float | int | bool | str
 Configuration: TypeAlias = Mapping[str, Value]

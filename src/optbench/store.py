@@ -34,7 +34,7 @@ from typing import Any, Literal, TypeAlias
 
 from optbench.config import ConfigError, RunConfig, run_id_of
 from optbench.durable import write_durably
-from optbench.excerpts import excerpt
+from optbench.errors import excerpt
 from optbench.json_lines import (
     StoreError,
     append_entry,

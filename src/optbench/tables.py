@@ -19,8 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
-from optbench.errors import ConfigError
-from optbench.excerpts import MOST_CHARACTERS, excerpt, shortened
+from optbench.errors import MOST_CHARACTERS, ConfigError, excerpt, shortened
 from optbench.space import did_you_mean
 from optbench.typed_data import (
     MOST,

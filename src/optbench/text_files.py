@@ -10,7 +10,7 @@ import codecs
 from pathlib import Path
 
 from optbench.config import ConfigError
-from optbench.excerpts import excerpt
+from optbench.errors import excerpt
 
 # UTF-32 before UTF-16, whose little-endian mark is the beginning of its own.
 BYTE_ORDER_MARKS = (

@@ -21,7 +21,7 @@ from optbench.cli.verbs import (
     reports_errors,
     store_option,
 )
-from optbench.excerpts import excerpt
+from optbench.errors import excerpt
 
 if TYPE_CHECKING:
     from optbench.config import Precision

@@ -26,7 +26,7 @@ from optbench.data.mixture_recipe import Shares, Stream
 from optbench.data.reading import Place, TextBatch
 from optbench.data.tokenizer import load_tokenizer
 from optbench.data.wholeness import Wholeness, wholeness_of
-from optbench.excerpts import excerpt
+from optbench.errors import excerpt
 
 BATCHES_AHEAD = 2  # per process: enough that none waits for the reader
 _SHOWN = 60

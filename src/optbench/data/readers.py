@@ -23,7 +23,7 @@ from optbench.data.mixture_recipe import Format, TextSource
 from optbench.data.parts import Part, check_stamp
 from optbench.data.retries import is_transient
 from optbench.data.unpacking import DamagedError, file_name, packing_of, utf8_chunks
-from optbench.excerpts import excerpt
+from optbench.errors import excerpt
 from optbench.space import did_you_mean
 from optbench.text_files import not_decoded
 

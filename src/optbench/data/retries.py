@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from optbench.data.corpus import DataError
-from optbench.excerpts import shortened
+from optbench.errors import shortened
 
 T = TypeVar("T")
 _MOST_OF_MESSAGE = 300

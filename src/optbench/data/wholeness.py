@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from optbench.data.llama_tokenizer import byte_letters
-from optbench.excerpts import excerpt
+from optbench.errors import excerpt
 
 _DROPPING = ("Whitespace", "WhitespaceSplit", "BertPreTokenizer", "CharDelimiterSplit")
 _SHOWN = 30

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from optbench.config import UserError
+from optbench.errors import excerpt
 from optbench.evaluation.windows import Window, windows
-from optbench.excerpts import excerpt
 from optbench.weights import TrainedModel
 
 TOKENS_PER_BATCH = 16_384
