@@ -168,7 +168,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise not_writable(path.parent, error.strerror) from None
+        raise not_writable(path.parent, error.strerror or str(error)) from None
 
 
 def not_writable(folder: Path, reason: str) -> StoreError:
