@@ -31,10 +31,10 @@ from optbench.checkpoints.manifest import Manifest, rank_file
 from optbench.checkpoints.training_state import snapshot
 from optbench.checkpoints.writer import CheckpointWriter
 from optbench.config import ModelConfig
-from optbench.model import Llama
+from optbench.files.tensor_file import write_tensors
 from optbench.optimizers import AdamW, parameter_groups
-from optbench.run import environment, use_one_thread
-from optbench.tensor_file import write_tensors
+from optbench.training.model import Llama
+from optbench.training.run import environment, use_one_thread
 
 SEQ_LEN = 64
 KINDS = ("none", "none again", "synchronous", "asynchronous")

@@ -18,9 +18,9 @@ from pathlib import Path
 from optbench.data.corpus import NANO
 from optbench.data.shards import corpus_dir, default_cache_dir
 from optbench.execution import Execution
-from optbench.run import run, use_one_thread
-from optbench.single_run import single_run_config
-from optbench.store import RunRecord
+from optbench.store.store import RunRecord
+from optbench.study.single_run import single_run_config
+from optbench.training.run import run, use_one_thread
 
 
 def measured(optimizer: str, size: str, batch_size: int, steps: int, devices: int) -> RunRecord:

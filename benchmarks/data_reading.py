@@ -28,8 +28,8 @@ from optbench.data.document_shards import (
 )
 from optbench.data.mixture_batches import MixtureBatches
 from optbench.ladder import NANO_SIZES
-from optbench.model import Llama
-from optbench.run import environment, use_one_thread
+from optbench.training.model import Llama
+from optbench.training.run import environment, use_one_thread
 
 WEIGHTS = (("web", 760), ("code", 50), ("maths", 11))
 DOCUMENT = 700  # tokens, about the mean of web text

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from optbench.config import OptimizerConfig, RunConfig, run_id_of
-from optbench.executors import Executor, InlineExecutor, ProcessExecutor
-from optbench.store import RunRecord, RunStore
-from optbench.sweep import Sweep, Task
+from optbench.executors.processes import Executor, InlineExecutor, ProcessExecutor
+from optbench.store.store import RunRecord, RunStore
+from optbench.study.sweep import Sweep, Task
 
 ROOT = Path(__file__).parents[1]
 LINES = ROOT / "results" / "nano" / "runs.jsonl"
@@ -80,7 +80,7 @@ def executor_of(kind: str, workers: int) -> Executor:
         return InlineExecutor()
     if kind == "processes":
         return ProcessExecutor(workers, initialize=nothing)
-    from optbench.ray_executor import RayExecutor  # only where it is asked for
+    from optbench.executors.ray_executor import RayExecutor  # only where it is asked for
 
     return RayExecutor(workers, initialize=nothing)
 
@@ -139,8 +139,8 @@ def measure_open(folder: str) -> dict[str, float]:
 def measure_training(workers: int, runs: int) -> dict[str, float]:
     """Real runs, as short as they get."""
     from optbench.data.shards import corpus_dir, default_cache_dir
-    from optbench.run import run, use_one_thread
-    from optbench.single_run import single_run_config
+    from optbench.study.single_run import single_run_config
+    from optbench.training.run import run, use_one_thread
 
     corpus = corpus_dir("nano", 1024, default_cache_dir())
     plain = single_run_config("adamw", size="d32", ratio=0.05, settings={"batch_size": 8}, seed=0)
@@ -250,7 +250,7 @@ def main() -> None:
             if label.startswith(given.only or "")
         ]
     if given.out:
-        from optbench.run import environment
+        from optbench.training.run import environment
 
         given.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=2))
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from optbench.analysis.hyperparameter_transfer import TREND_AXES, transfer
-from optbench.analysis.recommendation_accuracy import (
+from optbench.optimizers import OPTIMIZERS
+from optbench.published import PublishedResults, read_published
+from optbench.recommend.accuracy import (
     CellOutcome,
     Rule,
     always,
@@ -30,16 +31,15 @@ from optbench.analysis.recommendation_accuracy import (
     step_law,
     summarise_regrets,
 )
-from optbench.analysis.scaling_laws import TunedValue, fit_scaling_law
-from optbench.analysis.speedup_accuracy import (
+from optbench.recommend.hyperparameter_transfer import TREND_AXES, transfer
+from optbench.recommend.speedup_accuracy import (
     coverage,
     hold_out_differences,
     summarise_rankings,
 )
-from optbench.analysis.tuned_cells import TunedCell, published_tunings
-from optbench.optimizers import OPTIMIZERS
-from optbench.published import PublishedResults, read_published
+from optbench.recommend.tuned_cells import TunedCell, published_tunings
 from optbench.space import Configuration
+from optbench.statistics.scaling_laws import TunedValue, fit_scaling_law
 
 CAP = 0.1  # nats; what a diverged run counts for where a mean is taken
 RUN_DEFAULTS = {"batch_size": 128, "clip_norm": 1.0, "warmup_steps": 2000, "decay_frac": 0.8}

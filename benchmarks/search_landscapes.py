@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from optbench.coordinate_descent import Evaluation, key
 from optbench.space import Axis, Configuration, SearchSpace, Value, choices, complement, geometric
+from optbench.study.coordinate_descent import Evaluation, key
 
 TAU = 0.003  # the paper's
 DIVERGED = 4.5  # nats; published losses above it are of runs that diverged

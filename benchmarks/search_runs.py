@@ -46,8 +46,8 @@ from search_landscapes import (
     transfer_problems,
 )
 
-from optbench.coordinate_descent import CoordinateDescent, Key, key
 from optbench.space import Configuration, SearchSpace, Value
+from optbench.study.coordinate_descent import CoordinateDescent, Key, key
 
 SYNTHETIC = ("separable", "coupled", "noisy", "cliff")
 JOURNAL = Path(__file__).parents[1] / "results" / "nano" / "journal.jsonl"

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from optbench.accumulation import Accumulation
 from optbench.config import RunConfig
-from optbench.device_costs import meta_model
 from optbench.execution import Execution
 from optbench.ladder import PAPER_SIZES, SIZES
-from optbench.memory import state_bytes, step_memory
-from optbench.micro_batches import Batch
-from optbench.run import build_model, build_optimizer, default_device, environment
-from optbench.single_run import single_run_config
+from optbench.study.planning.device_costs import meta_model
+from optbench.study.single_run import single_run_config
+from optbench.training.accumulation import Accumulation
+from optbench.training.memory import state_bytes, step_memory
+from optbench.training.micro_batches import Batch
+from optbench.training.run import build_model, build_optimizer, default_device, environment
 
 
 def main() -> None:

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from optbench.config import Role
 from optbench.ladder import llama
-from optbench.model import Llama
 from optbench.optimizers import OPTIMIZERS, parameter_groups
-from optbench.run import environment
+from optbench.training.model import Llama
+from optbench.training.run import environment
 
 WARMUP = 3
 PLAIN, COMPILED = "optbench", "optbench compiled"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
-from optbench.store import RunRecord, Status
+from optbench.store.store import RunRecord, Status
 
 TINY_MODEL = ModelConfig(num_layers=2, d_model=16, d_ff=64, num_heads=2, vocab_size=64, seq_len=16)
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import settings
 
 from optbench.config import RunConfig
-
-from .builders import TINY_CONFIG
-from .smoke_study import SmokeStudy, smoke_study_in
+from tests.builders import TINY_CONFIG
+from tests.smoke_study import SmokeStudy, smoke_study_in
 
 # Tests go side by side, one on each core; threads of theirs would wait for each other and take four
 # times the processor time. NumPy and torch read it when a process imports them.

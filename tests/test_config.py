@@ -24,8 +24,7 @@ from optbench.config import (
     ScheduleConfig,
 )
 from optbench.tables import read_table
-
-from .builders import TINY_CONFIG, TINY_MODEL, config_with
+from tests.builders import TINY_CONFIG, TINY_MODEL, config_with
 
 # Changing this constant disowns every run that was ever stored.
 GOLDEN_ID = "d8af0be635925e1e"

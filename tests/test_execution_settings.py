@@ -9,7 +9,7 @@ import pytest
 from optbench.config import ConfigError
 from optbench.execution import Execution
 from optbench.execution_settings import UNSAID, ExecutionSettings
-from optbench.study_file import find_study, read_study
+from optbench.study.study_file import find_study, read_study
 
 NANO = find_study("nano")
 

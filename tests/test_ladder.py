@@ -5,7 +5,7 @@ import torch
 
 from optbench.config import Role
 from optbench.ladder import NANO_SIZES, PAPER_SIZES, SIZES, Cell
-from optbench.model import Llama
+from optbench.training.model import Llama
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,18 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from optbench import plan, session
-from optbench.bench import StepCost, TimedTraining, measure_step
-from optbench.cli import main
+from optbench.cli import main, session
 from optbench.config import RunConfig
 from optbench.data.preparation import prepare_mixture
-from optbench.executor_choice import ExecutorChoice
-from optbench.executors import InlineExecutor
-from optbench.planned_runs import planned_runs
-from optbench.store import RunRecord
-from optbench.study_file import find_study, read_study
-
-from .builders import record_of
-from .data.folders import toy_recipe
+from optbench.executors.choice import ExecutorChoice
+from optbench.executors.processes import InlineExecutor
+from optbench.store.store import RunRecord
+from optbench.study.planning import plan
+from optbench.study.planning.planned_runs import planned_runs
+from optbench.study.study_file import find_study, read_study
+from optbench.training.bench import StepCost, TimedTraining, measure_step
+from tests.builders import record_of
+from tests.data.folders import toy_recipe
 
 LARGE = """
 name = "large"
@@ -60,7 +59,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr("optbench.plan.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("optbench.study.planning.plan.time.monotonic", lambda: self.now)
 
 
 @pytest.mark.parametrize("study", ["paper", "paper-original"])

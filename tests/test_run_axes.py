@@ -7,17 +7,16 @@ import itertools
 import pytest
 from rich.console import Console
 
+from optbench.cli.printing import print_records
 from optbench.config import ModelConfig, RunConfig
 from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
-from optbench.printing import print_records
-from optbench.progress import describe_configuration
 from optbench.run_axes import RUN_AXES, axis_values, share_of
 from optbench.space import Configuration, Value
-from optbench.study_config import OptimizerStudy, StudyConfig
-from optbench.study_file import find_study, read_study
-
-from .builders import record_of
+from optbench.study.progress import describe_configuration
+from optbench.study.study_config import OptimizerStudy, StudyConfig
+from optbench.study.study_file import find_study, read_study
+from tests.builders import record_of
 
 STUDY = read_study(find_study("nano"))
 MODEL = ModelConfig(num_layers=1, d_model=4, d_ff=4, num_heads=1, vocab_size=64, seq_len=4)

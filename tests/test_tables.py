@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 
 from optbench.config import ConfigError, RunConfig
 from optbench.data.recipe_file import read_recipe
-from optbench.single_run import run_config_of_file
 from optbench.space import Value
-from optbench.store import RunRecord, StoreError
-from optbench.study_file import read_study
-from optbench.study_tables import StudyTables
+from optbench.store.store import RunRecord, StoreError
+from optbench.study.single_run import run_config_of_file
+from optbench.study.study_file import read_study
+from optbench.study.study_tables import StudyTables
 from optbench.tables import line_of, sound_part, table_problems
 from optbench.typed_data import builder, fits
-
-from .builders import TINY_CONFIG, document, record_of
+from tests.builders import TINY_CONFIG, document, record_of
 
 STUDY: dict[str, Any] = {
     "name": "tiny",

@@ -53,7 +53,7 @@ CLIPPED_ROLES: Mapping[ClipScope, frozenset[Role]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Sizes of a Llama (see :mod:`optbench.model`)."""
+    """Sizes of a Llama (see :mod:`optbench.training.model`)."""
 
     num_layers: int
     d_model: int

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from optbench.analysis.noise import pooled_noise
 from optbench.analysis.summary import StudySummary, summarise
-
-from .synthetic import START, UNIT_PARAMS, UNIT_TOKENS, SimulatedStudy, Truth
+from optbench.statistics.noise import pooled_noise
+from tests.statistics.synthetic import START, UNIT_PARAMS, UNIT_TOKENS, SimulatedStudy, Truth
 
 TUNE = [("d32", 1.0), ("d32", 2.0), ("d48", 1.0), ("d64", 1.0)]
 PHASES = {"tune": TUNE, "retune": [("d48", 2.0)], "predict": [("d32", 4.0), ("d64", 4.0)]}

@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 
 from optbench.analysis.explanation import Explanation, ExplanationError, explain, find_cell
-from optbench.analysis.journal import read_journal
 from optbench.ladder import SIZES, Cell
-from optbench.store import RunRecord
-
-from ..builders import record_of
-from .explained import (
+from optbench.store.journal import read_journal
+from optbench.store.store import RunRecord
+from tests.analysis.explained import (
     around,
     cell,
     line_tuning,
@@ -23,7 +21,8 @@ from .explained import (
     study_entry,
     tuning_entry,
 )
-from .synthetic import START, finished_study, run_config
+from tests.builders import record_of
+from tests.statistics.synthetic import START, finished_study, run_config
 
 
 def explained(

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-from optbench.analysis.journal import read_journal
-from optbench.analysis.journal_entries import CellEntry, TuningEntry
 from optbench.analysis.over_scale import (
     laws_today,
     recorded_sensitivity,
@@ -15,8 +13,17 @@ from optbench.analysis.over_scale import (
     tunings_of,
 )
 from optbench.space import Axis, choices, complement, geometric
-
-from .explained import N, around, cell, line_tuning, sensitivity_entry, study_entry, tuning_entry
+from optbench.store.journal import read_journal
+from optbench.store.journal_entries import CellEntry, TuningEntry
+from tests.analysis.explained import (
+    N,
+    around,
+    cell,
+    line_tuning,
+    sensitivity_entry,
+    study_entry,
+    tuning_entry,
+)
 
 AXES: Mapping[str, Axis] = {"lr": geometric(0.016), "beta2": complement(0.98)}
 HERE = CellEntry("d32", 4.0, 4 * 655_360, N)

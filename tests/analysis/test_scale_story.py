@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from optbench.analysis.journal import Journal, read_journal
 from optbench.analysis.scale_story import AxisStory, ScaleStory, read_scale_stories
-
-from ..report.simulated_ladder import best, simulated_ladder
-from .synthetic import finished_study
+from optbench.store.journal import Journal, read_journal
+from tests.report.simulated_ladder import best, simulated_ladder
+from tests.statistics.synthetic import finished_study
 
 N0, N48 = 32_768, 73_728
 

@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 
-from optbench.analysis.journal import read_journal
 from optbench.analysis.search_path import Search, read_search
-from optbench.store import RunRecord
-
-from ..builders import record_of
-from .explained import FIXED, START, TAU, evaluation, move, study_entry, tuning_entry
+from optbench.store.journal import read_journal
+from optbench.store.store import RunRecord
+from tests.analysis.explained import FIXED, START, TAU, evaluation, move, study_entry, tuning_entry
+from tests.builders import record_of
 
 
 def search(records: dict[str, RunRecord] | None = None, **changes: Any) -> Search:

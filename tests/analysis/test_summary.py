@@ -6,11 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from optbench.analysis.noise import paired_difference, pooled_noise
-from optbench.analysis.speedup import BaselineLosses, OptimizerLoss, speedup
 from optbench.analysis.summary import StudySummary, budget_sentence, summarise
-
-from .synthetic import UNIT_TOKENS, SimulatedStudy, Truth, finished_study
+from optbench.statistics.noise import paired_difference, pooled_noise
+from optbench.statistics.speedup import BaselineLosses, OptimizerLoss, speedup
+from tests.statistics.synthetic import UNIT_TOKENS, SimulatedStudy, Truth, finished_study
 
 
 @pytest.fixture(scope="module")

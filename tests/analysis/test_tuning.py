@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from optbench.analysis.journal_entries import CellEntry, EvaluationEntry, TuningEntry
 from optbench.analysis.tuning import read_tuning
+from optbench.store.journal_entries import CellEntry, EvaluationEntry, TuningEntry
 
 EVALUATIONS = (
     EvaluationEntry({"lr": 0.016, "beta2": 0.98, "shape": "cosine"}, "r0", 4.0),

@@ -15,9 +15,9 @@ from optbench.checkpoints.checkpoint import place_of
 from optbench.checkpoints.keeper import CheckpointKeeper
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from optbench.execution import Execution
-from optbench.model import Llama
-from optbench.run import build_optimizer
-from optbench.trainer import Progress, TrainResult, train
+from optbench.training.model import Llama
+from optbench.training.run import build_optimizer
+from optbench.training.trainer import Progress, TrainResult, train
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(num_layers=1, d_model=16, d_ff=32, num_heads=2, vocab_size=32, seq_len=8)

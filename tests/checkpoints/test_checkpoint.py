@@ -16,9 +16,8 @@ import torch
 
 from optbench.checkpoints.checkpoint import discard, discard_finished, place_of
 from optbench.checkpoints.manifest import CheckpointError, Manifest, rank_file
-from optbench.tensor_file import StreamFacts, write_tensors
-
-from .checkpointed_runs import Part, Runs, assert_bit_equal, config_of, undisturbed
+from optbench.files.tensor_file import StreamFacts, write_tensors
+from tests.checkpoints.checkpointed_runs import Part, Runs, assert_bit_equal, config_of, undisturbed
 
 FILE = rank_file(0, 1)
 HEAD = "model/head.weight"

@@ -17,10 +17,9 @@ from optbench.checkpoints.keeper import CheckpointKeeper
 from optbench.checkpoints.training_state import TrainingStateError, held_names
 from optbench.config import RunConfig
 from optbench.execution import Execution
-from optbench.model import Llama
 from optbench.optimizers import OPTIMIZERS
-
-from .checkpointed_runs import Runs, assert_bit_equal, config_of, undisturbed
+from optbench.training.model import Llama
+from tests.checkpoints.checkpointed_runs import Runs, assert_bit_equal, config_of, undisturbed
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from optbench.checkpoints.checkpoint import Place, place_of
 from optbench.checkpoints.keeper import CheckpointKeeper
 from optbench.checkpoints.manifest import MANIFEST, Manifest, rank_file
 from optbench.execution import Execution
-from optbench.tensor_file import write_tensors
-
-from .checkpointed_runs import Runs, config_of
-from .world import BUILDS, STEPS, World, loop_state
+from optbench.files.tensor_file import write_tensors
+from tests.checkpoints.checkpointed_runs import Runs, config_of
+from tests.checkpoints.world import BUILDS, STEPS, World, loop_state
 
 
 @pytest.fixture(autouse=True)

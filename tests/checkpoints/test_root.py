@@ -7,15 +7,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from optbench import single_session
 from optbench.checkpoints.manifest import CheckpointError
 from optbench.checkpoints.root import CheckpointRoot
+from optbench.cli import single_session
 from optbench.config import RunConfig
-from optbench.executors import InlineExecutor
-from optbench.store import RunRecord, RunStore, Status
-from optbench.sweep import Sweep, Task
-
-from ..builders import TINY_CONFIG, config_with_lr, record_of
+from optbench.executors.processes import InlineExecutor
+from optbench.store.store import RunRecord, RunStore, Status
+from optbench.study.sweep import Sweep, Task
+from tests.builders import TINY_CONFIG, config_with_lr, record_of
 
 
 def leave(root: Path, *run_ids: str) -> None:

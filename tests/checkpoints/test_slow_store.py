@@ -18,8 +18,7 @@ from optbench.checkpoints.keeper import CheckpointKeeper
 from optbench.checkpoints.training_state import Seat
 from optbench.checkpoints.writer import CheckpointWriter
 from optbench.execution import Execution
-
-from .world import STEPS, Meeting, everyone, loop_state
+from tests.checkpoints.world import STEPS, Meeting, everyone, loop_state
 
 BY_TIME = Execution(checkpoint_minutes=1e-9)
 BY_STEPS = Execution(checkpoint_minutes=None, checkpoint_steps=1)

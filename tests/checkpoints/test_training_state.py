@@ -14,9 +14,8 @@ from optbench.checkpoints.checkpoint import place_of
 from optbench.checkpoints.keeper import CheckpointKeeper
 from optbench.checkpoints.training_state import ONLY, SavedState, Seat, snapshot
 from optbench.execution import Execution
-from optbench.tensor_file import TensorStream
-
-from .world import BUILDS, STEPS, Meeting, World, everyone, loop_state
+from optbench.files.tensor_file import TensorStream
+from tests.checkpoints.world import BUILDS, STEPS, Meeting, World, everyone, loop_state
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:

@@ -16,9 +16,8 @@ from optbench.checkpoints.checkpoint import Place, place_of
 from optbench.checkpoints.manifest import Manifest
 from optbench.checkpoints.writer import CheckpointWriter
 from optbench.execution import Execution
-from optbench.tensor_file import StreamFacts
-
-from .checkpointed_runs import Runs, assert_bit_equal, config_of, undisturbed
+from optbench.files.tensor_file import StreamFacts
+from tests.checkpoints.checkpointed_runs import Runs, assert_bit_equal, config_of, undisturbed
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3)}
 

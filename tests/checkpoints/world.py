@@ -16,10 +16,9 @@ from optbench.checkpoints.keeper import CheckpointKeeper
 from optbench.checkpoints.loop_state import LoopState
 from optbench.checkpoints.training_state import Seat, held_names
 from optbench.execution import Execution
-from optbench.model import Llama
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer, parameter_groups
-
-from .checkpointed_runs import MODEL, Cycle
+from optbench.training.model import Llama
+from tests.checkpoints.checkpointed_runs import MODEL, Cycle
 
 Build = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 STEPS = 100

@@ -11,7 +11,7 @@ from optbench.cli import main
 from optbench.cli.execution_options import execution_options
 from optbench.execution import Execution
 from optbench.execution_settings import ExecutionSettings
-from optbench.study_file import find_study
+from optbench.study.study_file import find_study
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])

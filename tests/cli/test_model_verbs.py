@@ -16,13 +16,13 @@ from click.testing import CliRunner, Result
 from optbench.cli import main
 from optbench.config import RunConfig
 from optbench.data.shards import Corpus
-from optbench.store import RunStore
-from optbench.weights import weights_file
+from optbench.store.store import RunStore
+from optbench.training.weights import weights_file
 from tests.builders import record_of
 from tests.data.synthetic import prepared
-from tests.evaluation.local_tasks import write_tasks
-from tests.test_run import run_config
-from tests.trained_runs import config_of, keep
+from tests.export.evaluation.local_tasks import write_tasks
+from tests.training.test_run import run_config
+from tests.training.trained_runs import config_of, keep
 
 RUN = config_of().run_id
 
@@ -46,7 +46,7 @@ def store(tmp_path: Path, corpus: Corpus) -> Path:
 def config_file(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of ten steps on the synthetic corpus, which the cache holds as if it had a recipe."""
     manifest = corpus.manifest
-    monkeypatch.setattr("optbench.single_session.prepared_corpus", lambda *_: manifest)
+    monkeypatch.setattr("optbench.cli.single_session.prepared_corpus", lambda *_: manifest)
     monkeypatch.setenv("OPTBENCH_CACHE", str(corpus.directory.parent))
     config = run_config().with_fingerprint(manifest.fingerprint)
     path = tmp_path / "run.json"
@@ -123,7 +123,7 @@ def test_a_run_is_exported_by_the_start_of_its_id(store: Path, tmp_path: Path) -
 def test_a_run_that_cannot_be_opened_says_why(
     verb: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optbench.evaluation.evaluate.require_harness", lambda: None)
+    monkeypatch.setattr("optbench.export.evaluation.evaluate.require_harness", lambda: None)
     more = ["--out", str(tmp_path / "out")] if verb == "export" else []
     unknown = invoke(verb, "zzz", "--store", str(store), *more)
     assert unknown.exit_code == 2
@@ -140,7 +140,7 @@ def test_a_run_that_cannot_be_opened_says_why(
 def test_a_diverged_run_is_not_said_to_lack_weights_that_training_again_would_give(
     verb: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optbench.evaluation.evaluate.require_harness", lambda: None)
+    monkeypatch.setattr("optbench.export.evaluation.evaluate.require_harness", lambda: None)
     config = dataclasses.replace(config_of(), seed=7)
     with RunStore.open(store) as opened:
         opened.append(record_of(config, loss=None, status="diverged", error="step 4: nan"))

@@ -9,19 +9,19 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from optbench import curvature_estimates
-from optbench.analysis.recommendation import Recommendation, recommend
-from optbench.analysis.recommendation_place import Place
-from optbench.analysis.recommendation_sources import published_source, study_source
 from optbench.cli import main
-from optbench.cli.recommend_formats import as_python, as_toml
-from optbench.model import Llama
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
 from optbench.published import read_published
+from optbench.recommend.place import Place
+from optbench.recommend.recommendation import Recommendation, recommend
+from optbench.recommend.sources import published_source, study_source
+from optbench.report.recommend_formats import as_python, as_toml
 from optbench.schedule import lr_factor
-from optbench.store import RunStore
-from optbench.study_file import read_study
-from optbench.trainer import clipped_parameters
+from optbench.store.store import RunStore
+from optbench.study.study_file import read_study
+from optbench.training import curvature_estimates
+from optbench.training.model import Llama
+from optbench.training.trainer import clipped_parameters
 
 NANO_ALL = Path(__file__).parents[2] / "results" / "nano_all"
 STUDY = """
@@ -194,8 +194,8 @@ def test_a_study_of_ones_own_is_answered_from_and_not_compared_from_afar() -> No
 def test_a_study_of_ones_own_is_compared_with_the_published_results(
     found: Recommendation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from optbench.cli.recommend_table import print_recommendation
     from optbench.cli.verbs import console
+    from optbench.report.recommend_table import print_recommendation
 
     own = recommend(
         study_source(RunStore.read(NANO_ALL), "mine"), Place(params=32768, tokens=655360)

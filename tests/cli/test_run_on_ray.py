@@ -15,9 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from optbench.cli import main
-
-from ..ray_here import ray_environment, ray_folder
-from ..waiting import until
+from tests.executors.ray_here import ray_environment, ray_folder
+from tests.waiting import until
 
 PATIENCE_S = 180.0  # a busy machine starts Ray slowly
 STUDY = """

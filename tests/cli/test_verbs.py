@@ -14,8 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from optbench.cli import main
-
-from ..smoke_study import SmokeStudy
+from tests.smoke_study import SmokeStudy
 
 
 def invoke(*arguments: str) -> Result:
@@ -295,7 +294,7 @@ def test_errors_name_the_condition_and_the_remedy(
 
 
 def test_two_drivers_cannot_share_a_store(tmp_path: Path) -> None:
-    from optbench.store import RunStore
+    from optbench.store.store import RunStore
 
     with RunStore.open(tmp_path):
         done = optbench("run", "nano", "--smoke", "--out", str(tmp_path))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optbench.data.shards import Corpus
-
-from .synthetic import prepared
+from tests.data.synthetic import prepared
 
 
 @pytest.fixture(scope="session")

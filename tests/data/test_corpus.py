@@ -26,8 +26,7 @@ from optbench.data.corpus import (
     take,
     unique,
 )
-
-from .synthetic import documents
+from tests.data.synthetic import documents
 
 
 def test_unknown_corpus_is_refused_with_the_choices() -> None:

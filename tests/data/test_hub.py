@@ -17,8 +17,7 @@ from optbench.data.preparation import prepare_mixture
 from optbench.data.readers import read_part
 from optbench.data.recipe_file import read_recipe
 from optbench.data.retries import Patience
-
-from .folders import dclm, json_lines, texts, write
+from tests.data.folders import dclm, json_lines, texts, write
 
 PATIENCE = Patience(attempts=3, sleep=lambda seconds: None)
 

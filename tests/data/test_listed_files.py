@@ -19,8 +19,7 @@ from optbench.data.preparation import prepare_mixture
 from optbench.data.readers import read_part
 from optbench.data.recipe_file import read_recipe
 from optbench.data.retries import Patience
-
-from .folders import json_lines, texts, toy_recipe, write
+from tests.data.folders import json_lines, texts, toy_recipe, write
 
 UNFINISHED = ".toy-v300.unfinished"
 

@@ -17,8 +17,7 @@ from optbench.data.llama_tokenizer import (
     read_ranks,
 )
 from optbench.data.tokenizer import load_tokenizer, train_tokenizer
-
-from .folders import texts
+from tests.data.folders import texts
 
 SAMPLES = [
     "Hello world, it's 12345678 o'clock; they'LL see.",

@@ -15,8 +15,7 @@ from optbench.data.mixture_recipe import HubDataset, TextSource
 from optbench.data.parts import check_distinct, list_parts
 from optbench.data.readers import read_part
 from optbench.data.retries import Patience
-
-from .folders import write
+from tests.data.folders import write
 
 
 def listed(base: Path, *patterns: str) -> list[str]:

@@ -21,8 +21,7 @@ from optbench.data.document_shards import (
 )
 from optbench.data.mixture_batches import MixtureBatches
 from optbench.data.preparation import prepare_mixture
-
-from .folders import document_starts, toy_recipe
+from tests.data.folders import document_starts, toy_recipe
 
 SEQ_LEN = 7
 WIDTH = SEQ_LEN + 1

@@ -32,8 +32,7 @@ from optbench.data.reading import Place, TextBatch
 from optbench.data.recipe_file import read_recipe
 from optbench.data.retries import Patience
 from optbench.data.tokenizer import load_tokenizer, train_tokenizer
-
-from .folders import SYLLABLES, document_starts, json_lines, texts, toy_recipe, write
+from tests.data.folders import SYLLABLES, document_starts, json_lines, texts, toy_recipe, write
 
 IMPATIENT = Patience(attempts=4, sleep=lambda seconds: None)
 

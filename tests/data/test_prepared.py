@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from optbench import session, single_session
+from optbench.cli import session, single_session
 from optbench.config import ConfigError
-from optbench.corpus_at_start import check_corpus
 from optbench.data.batches import TokenBatches
 from optbench.data.corpus import DataError
 from optbench.data.mixture_batches import MixtureBatches
@@ -27,13 +26,13 @@ from optbench.data.prepared import (
     prepared_vocabularies,
 )
 from optbench.data.shards import Corpus
-from optbench.executor_choice import ExecutorChoice
-from optbench.run import run
-from optbench.study_file import find_study, read_study
-
-from ..builders import TINY_CONFIG
-from .folders import toy_recipe
-from .synthetic import VOCAB_SIZE
+from optbench.executors.choice import ExecutorChoice
+from optbench.study.corpus_at_start import check_corpus
+from optbench.study.study_file import find_study, read_study
+from optbench.training.run import run
+from tests.builders import TINY_CONFIG
+from tests.data.folders import toy_recipe
+from tests.data.synthetic import VOCAB_SIZE
 
 
 @pytest.fixture(scope="module")

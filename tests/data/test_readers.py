@@ -16,8 +16,7 @@ from optbench.data.mixture_recipe import TextSource
 from optbench.data.parts import Part, list_parts
 from optbench.data.readers import read_part
 from optbench.data.retries import Patience, persistently
-
-from .folders import json_lines, texts, write
+from tests.data.folders import json_lines, texts, write
 
 DOCUMENTS = texts("documents", 50)
 pack_gz = functools.partial(gzip.compress, mtime=0)

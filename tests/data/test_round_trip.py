@@ -34,8 +34,7 @@ from optbench.data.kept_mixture import kept_mixture
 from optbench.data.preparation import prepare_mixture
 from optbench.data.recipe_file import read_recipe
 from optbench.data.tokenizer import END_OF_DOCUMENT, load_tokenizer, train_tokenizer
-
-from .folders import texts, write
+from tests.data.folders import texts, write
 
 Change = Callable[[Any], None]
 RECIPE = """

@@ -23,8 +23,7 @@ from optbench.data.shards import (
     prepare_recipe,
 )
 from optbench.data.tokenizer import load_tokenizer
-
-from .synthetic import VOCAB_SIZE, WEIGHTS, documents, prepared, recipe
+from tests.data.synthetic import VOCAB_SIZE, WEIGHTS, documents, prepared, recipe
 
 REMEDY = "Delete the folder; it is prepared again on the next use."
 

@@ -16,8 +16,7 @@ from optbench.data.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-
-from .synthetic import documents
+from tests.data.synthetic import documents
 
 TEXTS = [document.text for document in documents("prose")]
 

@@ -24,9 +24,8 @@ from optbench.data.mixture_recipe import Format, TextSource
 from optbench.data.parts import Part, list_parts
 from optbench.data.readers import _split, read_part  # pyright: ignore[reportPrivateUsage]
 from optbench.data.retries import Patience
-
-from ..test_text_files import MARKED
-from .folders import json_lines, write
+from tests.data.folders import json_lines, write
+from tests.files.test_text_files import MARKED
 
 # Everything that some reader takes for a line's end, and characters of one to four bytes.
 TEXTS = [

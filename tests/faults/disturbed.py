@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from optbench.analysis.summary import summarise
-from optbench.store import RunStore
+from optbench.store.store import RunStore
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0  # a busy machine

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import resource
 
-from optbench import plan, session
-from optbench.cli import main
+from optbench.cli import main, session
+from optbench.study.planning import plan
 from tests.faults import jobs
 
 

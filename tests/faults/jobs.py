@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from optbench.bench import StepCost
 from optbench.config import RunConfig
-from optbench.run import run
-from optbench.store import RunRecord
+from optbench.store.store import RunRecord
+from optbench.training.bench import StepCost
+from optbench.training.run import run
 
 JUMPS_S = (0.0, 3e8, -3e8, 7200.0, -7200.0)
 

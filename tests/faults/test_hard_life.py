@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from optbench.cli import main
-from optbench.store import RunStore
+from optbench.store.store import RunStore
 from tests.faults.disturbed import (
     DONE,
     GIVEN_UP,

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from optbench import trainer
-from optbench.accumulation import Accumulation
 from optbench.config import RunConfig
 from optbench.data.corpus import DataError
 from optbench.data.prepared import open_prepared
-from optbench.executors import InlineExecutor
-from optbench.model import Llama
+from optbench.executors.processes import InlineExecutor
 from optbench.optimizers import OPTIMIZERS
-from optbench.run import run
-from optbench.store import RunRecord, RunStore
-from optbench.sweep import RunError, Sweep, Task
+from optbench.store.store import RunRecord, RunStore
+from optbench.study.sweep import RunError, Sweep, Task
+from optbench.training import trainer
+from optbench.training.accumulation import Accumulation
+from optbench.training.model import Llama
+from optbench.training.run import run
 from tests.data.synthetic import VOCAB_SIZE, prepared
-from tests.test_run import run_config
-from tests.test_sweep import Observer
+from tests.study.test_sweep import Observer
+from tests.training.test_run import run_config
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from optbench.optimizers import CurvatureOptimizer
-
-from .trajectories import SHAPES, gradient
+from tests.optimizers.trajectories import SHAPES, gradient
 
 # The roles of the parameters of ``SHAPES``.
 ROLES = ("matrix", "head", "matrix", "embedding", "norm")

@@ -5,12 +5,11 @@ import torch
 from torch import nn
 
 from optbench.config import ModelConfig
-from optbench.model import Llama
 from optbench.optimizers import AdamMini, AdamW, parameter_groups
-
-from .comparison import ROLES, by_role, largest_error
-from .reference_adam_mini import ReferenceAdamMini, head_blocks, row_blocks
-from .trajectories import SHAPES, distance, parameters, walk
+from optbench.training.model import Llama
+from tests.optimizers.comparison import ROLES, by_role, largest_error
+from tests.optimizers.reference_adam_mini import ReferenceAdamMini, head_blocks, row_blocks
+from tests.optimizers.trajectories import SHAPES, distance, parameters, walk
 
 COMMON = {"lr": 0.02, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
 SIZES = ModelConfig(num_layers=2, d_model=8, d_ff=16, num_heads=2, vocab_size=32, seq_len=4)

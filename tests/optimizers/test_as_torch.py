@@ -21,8 +21,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from optbench.config import Role
 from optbench.optimizers import OPTIMIZERS, AdamW, BaseOptimizer, Kron, Lion, Mars, Muon, Soap
-
-from .trajectories import (
+from tests.optimizers.trajectories import (
     SHAPES,
     distance,
     every_optimizer,

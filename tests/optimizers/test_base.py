@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing._internal.two_tensor import TwoTensor
 
-from optbench.optimizers import OPTIMIZERS, AdamW, Lion, Muon, buckets, optimizer_class
+from optbench.optimizers import OPTIMIZERS, AdamW, Lion, Muon, optimizer_class
 from optbench.optimizers.base import BaseOptimizer
-
-from .trajectories import ROUNDING, distance, gradient, parameters, walk
+from optbench.optimizers.engine import buckets
+from tests.optimizers.trajectories import ROUNDING, distance, gradient, parameters, walk
 
 
 class Recorder(BaseOptimizer):

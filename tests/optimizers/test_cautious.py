@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from optbench.optimizers import AdamW, Cautious
-
-from .comparison import ROLES, by_role, largest_error
-from .reference_cautious import ReferenceCautious
-from .trajectories import ROUNDING, SHAPES, distance, gradient, parameters, walk
+from tests.optimizers.comparison import ROLES, by_role, largest_error
+from tests.optimizers.reference_cautious import ReferenceCautious
+from tests.optimizers.trajectories import ROUNDING, SHAPES, distance, gradient, parameters, walk
 
 COMMON = {"lr": 0.02, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from optbench.config import Role
-from optbench.optimizers import OPTIMIZERS, BaseOptimizer, buckets
+from optbench.optimizers import OPTIMIZERS, BaseOptimizer
+from optbench.optimizers.engine import buckets
 from optbench.optimizers.hyperparameters import OneOf
-
-from .trajectories import (
+from tests.optimizers.trajectories import (
     SHAPES,
     distance,
     every_optimizer,

@@ -20,10 +20,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from optbench.config import ModelConfig
-from optbench.model import Llama
 from optbench.optimizers import OPTIMIZERS, BaseOptimizer, CurvatureOptimizer, parameter_groups
-
-from .trajectories import distance
+from optbench.training.model import Llama
+from tests.optimizers.trajectories import distance
 
 ROOT = Path(__file__).parents[2]
 SIZES = ModelConfig(num_layers=1, d_model=8, d_ff=16, num_heads=2, vocab_size=24, seq_len=6)

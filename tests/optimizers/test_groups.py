@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from optbench.config import ModelConfig, Role
-from optbench.model import Llama
 from optbench.optimizers import AdamW, Muon, describe_groups, infer_roles, parameter_groups
+from optbench.training.model import Llama
 
 SIZES = ModelConfig(num_layers=2, d_model=8, d_ff=16, num_heads=2, vocab_size=32, seq_len=4)
 

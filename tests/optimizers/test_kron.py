@@ -12,10 +12,16 @@ from torch import Tensor, nn
 
 from optbench.optimizers import Kron, kron
 from optbench.optimizers.kronecker import update_noise
-
-from .comparison import ROLES, by_role, largest_error
-from .reference_kron import ReferenceKron, norm_lower_bound
-from .trajectories import SHAPES, distance, gradient, parameters, state_tensors, walk
+from tests.optimizers.comparison import ROLES, by_role, largest_error
+from tests.optimizers.reference_kron import ReferenceKron, norm_lower_bound
+from tests.optimizers.trajectories import (
+    SHAPES,
+    distance,
+    gradient,
+    parameters,
+    state_tensors,
+    walk,
+)
 
 COMMON = {"lr": 0.02, "beta1": 0.9, "weight_decay": 0.1, "preconditioner_lr": 0.2}
 VOCABULARY = ("head", "embedding")

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from optbench.optimizers import kronecker
 from optbench.optimizers.kronecker import Factors, update_noise
-
-from .reference_kron import norm_lower_bound
+from tests.optimizers.reference_kron import norm_lower_bound
 
 # Square, and so tall and so wide that the order of products changes.
 SHAPES = ((7, 7), (9, 5), (13, 3), (3, 13))

@@ -13,8 +13,7 @@ from optbench.optimizers.linalg import (
     newton_schulz,
     spectral_norm_lower_bound,
 )
-
-from . import reference, reference_scion
+from tests.optimizers import reference, reference_scion
 
 # Of five steps in float64: what a product of ten terms is rounded by (ten times 2e-16), grown by
 # the slope 3.4445 of each later step at small singular values (140 in four).

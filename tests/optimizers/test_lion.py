@@ -4,9 +4,8 @@ import torch
 from lion_pytorch import Lion as PublishedLion
 
 from optbench.optimizers import Lion
-
-from . import reference
-from .trajectories import SHAPES, arrays, distance, parameters, walk
+from tests.optimizers import reference
+from tests.optimizers.trajectories import SHAPES, arrays, distance, parameters, walk
 
 STEPS = 30
 SETTINGS = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1}

@@ -22,10 +22,16 @@ from optbench.optimizers import (
     infer_roles,
     parameter_groups,
 )
-from optbench.ranks import Ranks
-from optbench.sharded_optimizer import sharded
-
-from .trajectories import Shape, distance, gradient, parameters, supply_curvature, walk
+from optbench.training.distributed.ranks import Ranks
+from optbench.training.distributed.sharded_optimizer import sharded
+from tests.optimizers.trajectories import (
+    Shape,
+    distance,
+    gradient,
+    parameters,
+    supply_curvature,
+    walk,
+)
 
 Build = Callable[..., Any]
 

@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from optbench.optimizers import AdamW, Mars
-
-from .comparison import ROLES, by_role, largest_error
-from .reference_mars import ReferenceMars
-from .trajectories import ROUNDING, SHAPES, distance, gradient, parameters, walk
+from tests.optimizers.comparison import ROLES, by_role, largest_error
+from tests.optimizers.reference_mars import ReferenceMars
+from tests.optimizers.trajectories import ROUNDING, SHAPES, distance, gradient, parameters, walk
 
 COMMON = {
     "lr": 0.02,

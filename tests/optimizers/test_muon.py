@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from optbench.optimizers import AdamW, Muon
-
-from . import reference
-from .trajectories import SHAPES, arrays, distance, parameters, walk
+from tests.optimizers import reference
+from tests.optimizers.trajectories import SHAPES, arrays, distance, parameters, walk
 
 STEPS = 30
 MATRIX = {"lr": 0.02, "momentum": 0.95, "nesterov": True, "ns_steps": 5, "weight_decay": 0.1}

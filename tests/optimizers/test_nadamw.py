@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from optbench.optimizers import NAdamW, nadamw
-
-from . import reference
-from .trajectories import SHAPES, arrays, distance, parameters, walk
+from tests.optimizers import reference
+from tests.optimizers.trajectories import SHAPES, arrays, distance, parameters, walk
 
 STEPS = 30
 SETTINGS = {"lr": 0.01, "beta1": 0.95, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.1}

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from optbench.optimizers import BaseOptimizer, Mars, Muon, Scion, describe_groups
-
-from .trajectories import distance, every_optimizer, parameters, walk
+from tests.optimizers.trajectories import distance, every_optimizer, parameters, walk
 
 Build = Callable[..., BaseOptimizer]
 routing = pytest.mark.parametrize("build", [Muon, Scion, Mars])

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from .reference_adam_mini import (
+from tests.optimizers.reference_adam_mini import (
     ReferenceAdamMini,
     element_blocks,
     head_blocks,
     row_blocks,
     tensor_block,
 )
-from .reference_cautious import ReferenceCautious
-from .reference_kron import ReferenceKron, norm_lower_bound
-from .reference_mars import ReferenceMars
-from .reference_scion import ReferenceScion, newton_schulz
-from .reference_soap import ReferenceSoap
-from .reference_sophia import ReferenceSophiaG, ReferenceSophiaH
+from tests.optimizers.reference_cautious import ReferenceCautious
+from tests.optimizers.reference_kron import ReferenceKron, norm_lower_bound
+from tests.optimizers.reference_mars import ReferenceMars
+from tests.optimizers.reference_scion import ReferenceScion, newton_schulz
+from tests.optimizers.reference_soap import ReferenceSoap
+from tests.optimizers.reference_sophia import ReferenceSophiaG, ReferenceSophiaH
 
 Array = NDArray[np.float64]
 

@@ -6,10 +6,9 @@ from torch import nn
 
 from optbench.config import Role
 from optbench.optimizers import Scion, parameter_groups
-
-from .comparison import ROLES, by_role, largest_error
-from .reference_scion import ReferenceScion
-from .trajectories import SHAPES, distance, parameters, walk
+from tests.optimizers.comparison import ROLES, by_role, largest_error
+from tests.optimizers.reference_scion import ReferenceScion
+from tests.optimizers.trajectories import SHAPES, distance, parameters, walk
 
 SETTINGS = {
     "lr": 0.004,

@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from optbench.optimizers import Soap
-
-from .comparison import DECAYED, ROLES, by_role, largest_error
-from .reference_soap import ReferenceSoap
-from .trajectories import arrays, distance, gradient, parameters, state_tensors, walk
+from tests.optimizers.comparison import DECAYED, ROLES, by_role, largest_error
+from tests.optimizers.reference_soap import ReferenceSoap
+from tests.optimizers.trajectories import (
+    arrays,
+    distance,
+    gradient,
+    parameters,
+    state_tensors,
+    walk,
+)
 
 COMMON = {
     "lr": 0.02,

@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from optbench.optimizers import CurvatureSource, Sophia
-
-from .comparison import ROLES, by_role, largest_error
-from .reference_sophia import ReferenceSophiaG, ReferenceSophiaH
-from .trajectories import SHAPES, distance, gradient, parameters, state_tensors, walk
+from tests.optimizers.comparison import ROLES, by_role, largest_error
+from tests.optimizers.reference_sophia import ReferenceSophiaG, ReferenceSophiaH
+from tests.optimizers.trajectories import (
+    SHAPES,
+    distance,
+    gradient,
+    parameters,
+    state_tensors,
+    walk,
+)
 
 COMMON = {"lr": 0.02, "beta1": 0.9, "beta2": 0.8, "weight_decay": 0.1}
 BATCH_TOKENS = 10

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from optbench.analysis.summary import StudySummary, summarise
-from optbench.store import RunStore
-
-from ..analysis.synthetic import SimulatedStudy, finished_study
-from .simulated_ladder import simulated_ladder
+from optbench.store.store import RunStore
+from tests.report.simulated_ladder import simulated_ladder
+from tests.statistics.synthetic import SimulatedStudy, finished_study
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import html.parser
 import subprocess
 from pathlib import Path
 
-from ..needs import CHROMIUM
+from tests.needs import CHROMIUM
 
 
 class Page(html.parser.HTMLParser):

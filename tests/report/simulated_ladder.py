@@ -8,15 +8,14 @@ import random
 from pathlib import Path
 
 from optbench.config import RunConfig
-from optbench.executors import InlineExecutor
+from optbench.executors.processes import InlineExecutor
 from optbench.ladder import SIZES
-from optbench.store import RunRecord, RunStore
-from optbench.study import Study
-from optbench.study_config import StudyConfig
-from optbench.study_file import read_study
-from optbench.sweep import Sweep
-
-from ..test_study import Quiet, record_of
+from optbench.store.store import RunRecord, RunStore
+from optbench.study.study import Study
+from optbench.study.study_config import StudyConfig
+from optbench.study.study_file import read_study
+from optbench.study.sweep import Sweep
+from tests.study.test_study import Quiet, record_of
 
 TEXT = """
 name = "ladder"

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 
 from optbench.analysis.outcomes import OptimizerRow
-from optbench.analysis.speedup import Speedup
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.report.cells_table import (
     brief_text,
@@ -13,8 +12,8 @@ from optbench.report.cells_table import (
     place_text,
 )
 from optbench.report.text import speedup_text
-
-from ..analysis.synthetic import SimulatedStudy, Truth
+from optbench.statistics.speedup import Speedup
+from tests.statistics.synthetic import SimulatedStudy, Truth
 
 
 def row_in(summary: StudySummary, optimizer: str, label: str) -> OptimizerRow:

@@ -8,12 +8,11 @@ import pytest
 from rich.console import Console
 
 from optbench.analysis.explanation import explain
-from optbench.analysis.journal import read_journal
 from optbench.ladder import SIZES, Cell
 from optbench.report.explain_text import explanation_sections, print_explanation
-from optbench.store import RunRecord
-
-from ..analysis.explained import (
+from optbench.store.journal import read_journal
+from optbench.store.store import RunRecord
+from tests.analysis.explained import (
     FIXED,
     around,
     cell,
@@ -26,8 +25,8 @@ from ..analysis.explained import (
     study_entry,
     tuning_entry,
 )
-from ..analysis.synthetic import START, finished_study, run_config
-from ..builders import record_of
+from tests.builders import record_of
+from tests.statistics.synthetic import START, finished_study, run_config
 
 
 def sections(

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from optbench.analysis.journal import read_journal
 from optbench.analysis.summary import StudySummary, summarise
-from optbench.report.figures import study_figures
+from optbench.report.figures.overview import study_figures
 from optbench.report.html import render_report, write_report
 from optbench.report.page import PageError
 from optbench.report.sections import scale_sections
 from optbench.report.text import interval_text, value_text
-from optbench.store import RunStore
-
-from ..analysis.synthetic import SimulatedStudy, Truth, finished_study
-from ..needs import needs_browser
-from .pages import Page, browse
+from optbench.store.journal import read_journal
+from optbench.store.store import RunStore
+from tests.needs import needs_browser
+from tests.report.pages import Page, browse
+from tests.statistics.synthetic import SimulatedStudy, Truth, finished_study
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 

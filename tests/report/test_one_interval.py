@@ -12,23 +12,22 @@ import pytest
 from rich.console import Console
 
 import optbench
-from optbench.analysis.claim import times_text
-from optbench.analysis.recommendation import recommend
-from optbench.analysis.recommendation_place import Place
-from optbench.analysis.recommendation_sources import published_source
-from optbench.analysis.speedup import Speedup
-from optbench.analysis.speedup_transfer import Interval
+from optbench.analysis.claims.claim import times_text
 from optbench.analysis.summary import StudySummary
-from optbench.analysis.units import format_ends, format_range, format_signed_ends
-from optbench.cli.recommend_table import print_recommendation
 from optbench.published import read_published
+from optbench.recommend.place import Place
+from optbench.recommend.recommendation import recommend
+from optbench.recommend.sources import published_source
+from optbench.recommend.speedup_transfer import Interval
 from optbench.report.cells_table import place_text
 from optbench.report.html import render_report
+from optbench.report.recommend_table import print_recommendation
 from optbench.report.terminal import print_result
 from optbench.report.text import markdown_table, speedup_text
-
-from ..analysis.synthetic import SimulatedStudy
-from .pages import Page
+from optbench.statistics.speedup import Speedup
+from optbench.units import format_ends, format_range, format_signed_ends
+from tests.report.pages import Page
+from tests.statistics.synthetic import SimulatedStudy
 
 ENDS = [
     (1.32, 1.67, "[1.32, 1.67]"),
@@ -101,7 +100,7 @@ def test_differences_and_hyperparameters_have_theirs() -> None:
 def test_only_one_module_writes_the_ends_of_an_interval() -> None:
     """An f-string that opens a bracket, formats two numbers and closes it would be a second way."""
     root = Path(optbench.__file__).parent
-    allowed = {"analysis/units.py", "space.py", "analysis/rounding.py", "report/paper_tables.py"}
+    allowed = {"units.py", "space.py", "statistics/rounding.py", "paper/tables.py"}
     found = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")

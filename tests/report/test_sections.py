@@ -4,13 +4,12 @@ import dataclasses
 
 import pytest
 
-from optbench.analysis.journal import Journal, read_journal
-from optbench.analysis.journal_entries import AxisPredictionEntry
 from optbench.analysis.summary import StudySummary
 from optbench.report.sections import ScaleSections, beyond_text, scale_sections
-from optbench.store import RunStore
-
-from ..analysis.synthetic import SimulatedStudy
+from optbench.store.journal import Journal, read_journal
+from optbench.store.journal_entries import AxisPredictionEntry
+from optbench.store.store import RunStore
+from tests.statistics.synthetic import SimulatedStudy
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from optbench.analysis.efficiency import SizeTrend
-from optbench.analysis.noise import Difference, MeanLoss
-from optbench.analysis.speedup import Bound, Estimator, Speedup
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.report.text import (
     best_text,
@@ -20,8 +17,10 @@ from optbench.report.text import (
     trend_interval,
     tuning_text,
 )
-
-from ..analysis.synthetic import SimulatedStudy
+from optbench.statistics.efficiency import SizeTrend
+from optbench.statistics.noise import Difference, MeanLoss
+from optbench.statistics.speedup import Bound, Estimator, Speedup
+from tests.statistics.synthetic import SimulatedStudy
 
 
 def estimate(

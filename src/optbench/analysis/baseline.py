@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from optbench.analysis.confirmation import Confirmed
-from optbench.analysis.interpolation import MonotoneCurve
-from optbench.analysis.journal_entries import CellEntry, TimingEntry
-from optbench.analysis.noise import MeanLoss, SeedNoise, mean_loss
-from optbench.analysis.scaling import LossCurveFit, fit_loss_curve
-from optbench.analysis.speedup import MIN_BUDGETS, BaselineLosses
+from optbench.statistics.interpolation import MonotoneCurve
+from optbench.statistics.noise import MeanLoss, SeedNoise, mean_loss
+from optbench.statistics.scaling import LossCurveFit, fit_loss_curve
+from optbench.statistics.speedup import MIN_BUDGETS, BaselineLosses
+from optbench.store.journal_entries import CellEntry, TimingEntry
 
 _CURVE_SAMPLES = 61
 

@@ -8,16 +8,16 @@ from typing import TypeAlias
 
 from optbench.analysis.baseline import Reference, build_reference
 from optbench.analysis.confirmation import Confirmed
-from optbench.analysis.journal import Journal
-from optbench.analysis.journal_entries import CellEntry, CellKey, Phase
-from optbench.analysis.noise import SeedNoise, pooled_noise
 from optbench.analysis.outcomes import OptimizerRow, build_row
 from optbench.analysis.seed_groups import NoiseGroup
-from optbench.analysis.shared_fit import SharedFit
-from optbench.analysis.speedup import MIN_BUDGETS, REPLICATES
 from optbench.analysis.spending import Spent, spent_on
 from optbench.analysis.tuning import read_tuning
-from optbench.store import RunRecord
+from optbench.statistics.noise import SeedNoise, pooled_noise
+from optbench.statistics.shared_fit import SharedFit
+from optbench.statistics.speedup import MIN_BUDGETS, REPLICATES
+from optbench.store.journal import Journal
+from optbench.store.journal_entries import CellEntry, CellKey, Phase
+from optbench.store.store import RunRecord
 
 RunPlace: TypeAlias = tuple[str, int, int]
 

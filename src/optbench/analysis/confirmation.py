@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optbench.analysis.journal import Journal
-from optbench.analysis.journal_entries import CellEntry, ConfirmationEntry
 from optbench.space import Configuration
-from optbench.store import RunRecord
+from optbench.store.journal import Journal
+from optbench.store.journal_entries import CellEntry, ConfirmationEntry
+from optbench.store.store import RunRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,16 +11,6 @@ from typing import Any
 
 from optbench.analysis.cells import runs_by_place, size_basis
 from optbench.analysis.confirmation import Confirmed, read_confirmation, read_confirmations
-from optbench.analysis.journal import Journal
-from optbench.analysis.journal_entries import (
-    CellEntry,
-    ConfirmationEntry,
-    NoiseEntry,
-    Phase,
-    PredictionEntry,
-    TuningEntry,
-)
-from optbench.analysis.noise import MeanLoss, mean_loss
 from optbench.analysis.over_scale import (
     AxisOverScale,
     LawToday,
@@ -35,7 +25,17 @@ from optbench.analysis.search_path import Search, read_search
 from optbench.analysis.seed_groups import noise_groups
 from optbench.config import UserError
 from optbench.space import Axis, did_you_mean
-from optbench.store import RunRecord
+from optbench.statistics.noise import MeanLoss, mean_loss
+from optbench.store.journal import Journal
+from optbench.store.journal_entries import (
+    CellEntry,
+    ConfirmationEntry,
+    NoiseEntry,
+    Phase,
+    PredictionEntry,
+    TuningEntry,
+)
+from optbench.store.store import RunRecord
 
 
 class ExplanationError(UserError):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from optbench.analysis.confirmation import Confirmed
-from optbench.analysis.noise import SeedNoise
-from optbench.analysis.shared_fit import CellLoss, SharedFit, fit_shared
+from optbench.statistics.noise import SeedNoise
+from optbench.statistics.shared_fit import CellLoss, SharedFit, fit_shared
 
 MIN_BUDGETS_BY_SIZE = 2  # of the baseline, for a coefficient of a size's own
 

@@ -9,11 +9,12 @@ from typing import Literal, TypeAlias
 
 from optbench.analysis.baseline import Reference
 from optbench.analysis.confirmation import Confirmed
-from optbench.analysis.contrasts import difference_by_seed
-from optbench.analysis.journal_entries import PredictionEntry
-from optbench.analysis.noise import Difference, MeanLoss, mean_loss
-from optbench.analysis.shared_fit import SharedFit
-from optbench.analysis.speedup import (
+from optbench.analysis.spending import Spent
+from optbench.analysis.tuning import Tuning
+from optbench.statistics.contrasts import difference_by_seed
+from optbench.statistics.noise import Difference, MeanLoss, mean_loss
+from optbench.statistics.shared_fit import SharedFit
+from optbench.statistics.speedup import (
     MIN_BUDGETS,
     REPLICATES,
     CurveEstimator,
@@ -22,8 +23,7 @@ from optbench.analysis.speedup import (
     Timing,
     speedup,
 )
-from optbench.analysis.spending import Spent
-from optbench.analysis.tuning import Tuning
+from optbench.store.journal_entries import PredictionEntry
 
 Standing: TypeAlias = Literal["baseline", "faster", "slower", "cannot tell", "no result"]
 

@@ -7,9 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optbench.analysis.journal import Journal
-from optbench.analysis.journal_entries import CellEntry, CellKey, TuningEntry
-from optbench.analysis.scaling_laws import (
+from optbench.space import Axis, Value
+from optbench.statistics.scaling_laws import (
     Form,
     Prediction,
     TunedValue,
@@ -17,13 +16,14 @@ from optbench.analysis.scaling_laws import (
     hold_out,
     least_factor,
 )
-from optbench.analysis.sensitivity import (
+from optbench.statistics.sensitivity import (
     AxisSensitivity,
     CellEvaluations,
     evaluations_of,
     find_sensitivity,
 )
-from optbench.space import Axis, Value
+from optbench.store.journal import Journal
+from optbench.store.journal_entries import CellEntry, CellKey, TuningEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

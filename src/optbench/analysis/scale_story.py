@@ -8,13 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optbench.analysis.journal import Journal
-from optbench.analysis.journal_entries import (
-    AxisPredictionEntry,
-    CellEntry,
-    PredictionEntry,
-    TuningEntry,
-)
 from optbench.analysis.over_scale import (
     AxisOverScale,
     recorded_sensitivity,
@@ -22,8 +15,15 @@ from optbench.analysis.over_scale import (
     sensitivity_today,
     tunings_of,
 )
-from optbench.analysis.scaling_laws import ScalingLaw, TunedValue, fit_scaling_law
 from optbench.space import Value
+from optbench.statistics.scaling_laws import ScalingLaw, TunedValue, fit_scaling_law
+from optbench.store.journal import Journal
+from optbench.store.journal_entries import (
+    AxisPredictionEntry,
+    CellEntry,
+    PredictionEntry,
+    TuningEntry,
+)
 
 _SAMPLES = 25
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, TypeAlias
 
-from optbench.analysis.journal_entries import (
+from optbench.analysis.tuning import LinePoint, read_tuning
+from optbench.space import Configuration, Value
+from optbench.statistics.sensitivity import evaluations_of, near_best
+from optbench.store.journal_entries import (
     Certificate,
     EdgeEntry,
     MoveEntry,
     RejectionEntry,
     TuningEntry,
 )
-from optbench.analysis.sensitivity import evaluations_of, near_best
-from optbench.analysis.tuning import LinePoint, read_tuning
-from optbench.space import Configuration, Value
-from optbench.store import RunRecord
+from optbench.store.store import RunRecord
 
 Standing: TypeAlias = Literal["reference", "better", "tie", "worse", "diverged"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from optbench.analysis.confirmation import Confirmed
-from optbench.analysis.journal import Journal
-from optbench.analysis.journal_entries import CellEntry
-from optbench.store import RunRecord
+from optbench.store.journal import Journal
+from optbench.store.journal_entries import CellEntry
+from optbench.store.store import RunRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from optbench.analysis.journal import Journal, PlanEntry
-from optbench.store import RunRecord
+from optbench.store.journal import Journal, PlanEntry
+from optbench.store.store import RunRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,20 +11,20 @@ from typing import Any
 
 from optbench.analysis.baseline import BaselineCurve, Reference, draw_curve
 from optbench.analysis.cells import CellReader, CellSummary, by_speed, runs_by_place, size_basis
-from optbench.analysis.claim import Claim
-from optbench.analysis.claims import evaluate_claims
+from optbench.analysis.claims.claim import Claim
+from optbench.analysis.claims.registry import evaluate_claims
 from optbench.analysis.confirmation import Confirmed, read_confirmations
 from optbench.analysis.joint_fit import fit_study
-from optbench.analysis.journal import Journal, read_journal
-from optbench.analysis.journal_entries import NoiseEntry, StudyEntry
-from optbench.analysis.noise import SeedNoise, pooled_noise, shared_seed_correlation
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.plain_data import plain_data
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
-from optbench.analysis.shared_fit import SharedFit
 from optbench.analysis.spending import Budget, compare_budget, spent_on
-from optbench.analysis.units import format_count, format_p, format_seconds, format_signed
-from optbench.store import RunRecord, RunStore
+from optbench.statistics.noise import SeedNoise, pooled_noise, shared_seed_correlation
+from optbench.statistics.shared_fit import SharedFit
+from optbench.store.journal import Journal, read_journal
+from optbench.store.journal_entries import NoiseEntry, StudyEntry
+from optbench.store.store import RunRecord, RunStore
+from optbench.units import format_count, format_p, format_seconds, format_signed
 
 UNEQUAL_NOISE_P = 0.01
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optbench.analysis.journal import TuningEntry
-from optbench.analysis.journal_entries import EvaluationEntry
 from optbench.space import Value
+from optbench.store.journal import TuningEntry
+from optbench.store.journal_entries import EvaluationEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from optbench.checkpoints.manifest import MANIFEST, CheckpointError, Manifest, rank_file
-from optbench.durable import flush_to_disk
-from optbench.tensor_file import StreamFacts, TensorFileError, TensorStream
+from optbench.files.durable import flush_to_disk
+from optbench.files.tensor_file import StreamFacts, TensorFileError, TensorStream
 
 MAX_MANIFEST_BYTES = 2**26
 _STEP = re.compile(r"step-(\d{8,18})")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optbench.config import UserError
-from optbench.tensor_file import StreamFacts, is_pickle
+from optbench.files.tensor_file import StreamFacts, is_pickle
 
 SCHEMA_VERSION = 1
 MANIFEST = "checkpoint.json"

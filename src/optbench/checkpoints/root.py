@@ -9,7 +9,7 @@ from pathlib import Path
 
 from optbench.checkpoints.checkpoint import discard, discard_finished, place_of
 from optbench.checkpoints.manifest import CheckpointError
-from optbench.store import RunRecord, RunStore
+from optbench.store.store import RunRecord, RunStore
 
 FOLDER = "checkpoints"
 _LOG = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from optbench.checkpoints.training_state import (
     held_names,
     loop_tensor,
 )
+from optbench.files.tensor_file import TensorSpec
 from optbench.optimizers import BaseOptimizer
-from optbench.tensor_file import TensorSpec
 
 Specs: TypeAlias = Mapping[str, TensorSpec]
 # The state of one parameter, of an optimizer that does not say what it needs, takes at most this:

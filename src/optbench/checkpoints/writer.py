@@ -20,7 +20,7 @@ from torch import Tensor
 
 from optbench.checkpoints.checkpoint import Place
 from optbench.checkpoints.manifest import Manifest, rank_file
-from optbench.tensor_file import StreamFacts, write_tensors
+from optbench.files.tensor_file import StreamFacts, write_tensors
 
 T = TypeVar("T")
 KEEP = 2

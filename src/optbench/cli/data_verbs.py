@@ -107,9 +107,9 @@ def prepare(
 @reports_errors
 def show(cache: Path | None, verify: bool, tokens: str | None, form: str) -> None:
     """List the prepared corpora: tokens, documents, sources, fingerprint and checks."""
-    from optbench.analysis.units import parse_count
     from optbench.data.prepared import list_prepared
     from optbench.data.shards import default_cache_dir
+    from optbench.units import parse_count
 
     budget = None if tokens is None else parse_count(tokens, likely="B")
     folder = cache or default_cache_dir()
@@ -175,7 +175,7 @@ def _prepare_nano(vocab_size: int | None, cache: Path) -> Manifest:
 
 
 def _report(manifest: Manifest | MixtureManifest, cache: Path, note: str = "") -> None:
-    from optbench.analysis.units import format_count
+    from optbench.units import format_count
 
     tokens = format_count(manifest.num_tokens("train"))
     click.echo(
@@ -201,7 +201,7 @@ def _left_out(manifest: Manifest | MixtureManifest) -> str:
 
 
 def _as_json(corpus: CorpusSummary, budget: float | None) -> dict[str, object]:
-    from optbench.repetition import epochs_after
+    from optbench.study.repetition import epochs_after
 
     times = {} if budget is None else {"times_read": epochs_after(corpus, budget)}
     return {**dataclasses.asdict(corpus), **times}
@@ -210,8 +210,8 @@ def _as_json(corpus: CorpusSummary, budget: float | None) -> dict[str, object]:
 def _print_corpora(found: list[CorpusSummary], verified: bool, budget: float | None) -> None:
     from rich.table import Table
 
-    from optbench.analysis.units import format_count
-    from optbench.repetition import consequence, epochs_after, epochs_text, too_often
+    from optbench.study.repetition import consequence, epochs_after, epochs_text, too_often
+    from optbench.units import format_count
 
     table = Table()
     names = ["corpus", "vocabulary", "tokens", "documents", "sources", "fingerprint", "checks"]

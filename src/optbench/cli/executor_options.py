@@ -68,7 +68,7 @@ def executor_options(verb: Callable[..., None]) -> Callable[..., None]:
             )
         if cpus_per_run == 0 and not gpus_per_run:
             raise click.UsageError("--cpus-per-run 0 needs --gpus-per-run: a run takes something.")
-        from optbench.executor_choice import ExecutorChoice
+        from optbench.executors.choice import ExecutorChoice
 
         executor = ExecutorChoice(
             kind=kind,

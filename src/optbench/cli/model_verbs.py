@@ -19,8 +19,8 @@ from optbench.cli.verbs import (
 )
 
 if TYPE_CHECKING:
-    from optbench.store import RunRecord
-    from optbench.weights import TrainedModel
+    from optbench.store.store import RunRecord
+    from optbench.training.weights import TrainedModel
 
 
 @click.command()
@@ -40,7 +40,7 @@ def export(run_id: str, store: Path, out: Path) -> None:
     folder holds safetensors, the tokenizer, and the record; nothing but optbench is needed to
     write it.
     """
-    from optbench.export import export_run
+    from optbench.export.huggingface import export_run
 
     record, trained = _open_run(store, run_id)
     export_run(record, trained, out)
@@ -74,10 +74,10 @@ def evaluate(
     the lm-evaluation-harness be installed (pip install 'optbench[eval]'). The scores are kept in
     STORE/evaluations.jsonl. They cannot rank optimizers: they are of a single run.
     """
-    from optbench.evaluation.evaluate import TaskChoice, require_harness
-    from optbench.evaluation.evaluate import evaluate as evaluate_run
-    from optbench.evaluation.scores import store_evaluation
-    from optbench.run import default_device
+    from optbench.export.evaluation.evaluate import TaskChoice, require_harness
+    from optbench.export.evaluation.evaluate import evaluate as evaluate_run
+    from optbench.export.evaluation.scores import store_evaluation
+    from optbench.training.run import default_device
 
     require_harness()
     _record, trained = _open_run(store, run_id)
@@ -93,15 +93,15 @@ def evaluate(
     if form == "json":
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
-        from optbench.evaluation.table import print_evaluation
+        from optbench.export.evaluation.table import print_evaluation
 
         print_evaluation(found, console())
 
 
 def _open_run(store: Path, start: str) -> tuple[RunRecord, TrainedModel]:
     """The record and the kept weights of the one run whose id starts like this."""
-    from optbench.store import RunStore
-    from optbench.weights import load_trained, weights_file
+    from optbench.store.store import RunStore
+    from optbench.training.weights import load_trained, weights_file
 
     record = find_record(RunStore.read(store).records, start, store)
     if record.status != "completed":

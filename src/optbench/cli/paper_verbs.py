@@ -35,20 +35,20 @@ def paper(form: str, figures: Path | None, sigma: float | None) -> None:
     a loss is assumed: 0.002 nats without --sigma. Verdicts are shown under the scatter of all
     losses about their joint fit as well, 0.0042 nats.
     """
-    from optbench.analysis.paper_noise import DEFAULT_SIGMA
-    from optbench.analysis.paper_results import analyse_paper
+    from optbench.paper.noise import DEFAULT_SIGMA
+    from optbench.paper.results import analyse_paper
     from optbench.published import read_published
 
     results = analyse_paper(read_published(), DEFAULT_SIGMA if sigma is None else sigma)
     page = None
     if figures is not None:
-        from optbench.report.paper_page import write_paper_page
+        from optbench.paper.page import write_paper_page
 
         page = write_paper_page(results, figures)
     if form == "json":
         click.echo(json.dumps(results.to_dict(), indent=2))
     else:
-        from optbench.report.paper_terminal import print_paper
+        from optbench.paper.terminal import print_paper
 
         print_paper(results, console())
     if page is not None:
@@ -62,16 +62,16 @@ def paper(form: str, figures: Path | None, sigma: float | None) -> None:
 @reports_errors
 def compare_to_paper(store: Path, form: str, sigma: float | None) -> None:
     """A study's own losses at the paper's sizes, beside the published ones."""
-    from optbench.analysis.own_against_paper import compare_with_paper
-    from optbench.analysis.paper_noise import DEFAULT_SIGMA
+    from optbench.paper.noise import DEFAULT_SIGMA
+    from optbench.paper.own_against_paper import compare_with_paper
     from optbench.published import read_published
-    from optbench.store import RunStore
+    from optbench.store.store import RunStore
 
     assumed = DEFAULT_SIGMA if sigma is None else sigma
     found = compare_with_paper(RunStore.read(store), read_published(), assumed)
     if form == "json":
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
-        from optbench.report.own_against_paper_text import print_comparison
+        from optbench.paper.own_against_paper_text import print_comparison
 
         print_comparison(found, console())

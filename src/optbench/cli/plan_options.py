@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from optbench.cli.verbs import Finite
-from optbench.devices import DEFAULT_MFU, DEVICES, Rental
+from optbench.study.planning.devices import DEFAULT_MFU, DEVICES, Rental
 
 _OPTIONS = (
     click.option(

@@ -12,8 +12,8 @@ import click
 from optbench.cli.verbs import console, reports_errors
 
 if TYPE_CHECKING:
-    from optbench.analysis.recommendation import Recommendation
-    from optbench.analysis.recommendation_place import Place
+    from optbench.recommend.place import Place
+    from optbench.recommend.recommendation import Recommendation
     from optbench.space import Configuration
 
 
@@ -46,8 +46,8 @@ def recommend(
 
     `--format toml` is a part of a study file, `--format python` a script for the fastest one.
     """
-    from optbench.analysis.recommendation_place import Place
-    from optbench.analysis.units import parse_count
+    from optbench.recommend.place import Place
+    from optbench.units import parse_count
 
     place = Place(params=parse_count(params, likely="M"), tokens=parse_count(tokens, likely="B"))
     if store is None:
@@ -58,25 +58,25 @@ def recommend(
 
 
 def _published(place: Place, optimizers: tuple[str, ...]) -> Recommendation:
-    from optbench.analysis.recommendation import recommend as recommend_from
-    from optbench.analysis.recommendation_sources import published_source
     from optbench.published import read_published
+    from optbench.recommend.recommendation import recommend as recommend_from
+    from optbench.recommend.sources import published_source
 
     _check_names(optimizers)
     return recommend_from(published_source(read_published(), _variants()), place, optimizers)
 
 
 def _own(store: Path, place: Place, optimizers: tuple[str, ...]) -> Recommendation:
-    from optbench.analysis.recommendation import recommend as recommend_from
-    from optbench.analysis.recommendation_sources import study_source
-    from optbench.store import RunStore
+    from optbench.recommend.recommendation import recommend as recommend_from
+    from optbench.recommend.sources import study_source
+    from optbench.store.store import RunStore
 
     return recommend_from(study_source(RunStore.read(store), str(store)), place, optimizers)
 
 
 def _published_or_reason(place: Place, own: Recommendation) -> Recommendation | str:
-    from optbench.analysis.recommendation_place import RecommendationError
     from optbench.published import read_published
+    from optbench.recommend.place import RecommendationError
 
     shared = {cell.optimizer for cell in read_published().cells}
     names = tuple(o.optimizer for o in own.optimizers if o.optimizer in shared)
@@ -88,8 +88,8 @@ def _published_or_reason(place: Place, own: Recommendation) -> Recommendation | 
 
 def _check_names(optimizers: tuple[str, ...]) -> None:
     """Before the joint fit, which takes seconds."""
-    from optbench.analysis.recommendation_place import RecommendationError
     from optbench.published import read_published
+    from optbench.recommend.place import RecommendationError
     from optbench.space import did_you_mean
 
     known = read_published().optimizers
@@ -106,7 +106,7 @@ def _variants() -> Mapping[str, Configuration]:
 
 
 def _print(own: Recommendation, published: Recommendation | str | None, form: str) -> None:
-    from optbench.cli import recommend_formats, recommend_table
+    from optbench.report import recommend_formats, recommend_table
 
     if form == "json":
         click.echo(json.dumps(recommend_formats.as_dict(own, published), indent=2))

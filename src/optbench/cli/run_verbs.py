@@ -26,7 +26,7 @@ from optbench.errors import excerpt
 if TYPE_CHECKING:
     from optbench.config import Precision
     from optbench.execution_settings import ExecutionSettings
-    from optbench.store import RunRecord
+    from optbench.store.store import RunRecord
 
 
 @click.command()
@@ -69,8 +69,8 @@ def train(
     checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
-    from optbench.single_run import run_config_of_file, single_run_config
-    from optbench.single_session import train_one
+    from optbench.cli.single_session import train_one
+    from optbench.study.single_run import run_config_of_file, single_run_config
 
     if config_file is not None:
         flags = (("--size", size), ("--ratio", ratio), ("--corpus", corpus))
@@ -96,7 +96,7 @@ def train(
         execution=execution.execution(),
         checkpoints=checkpoints,
     )
-    from optbench.printing import print_record
+    from optbench.cli.printing import print_record
 
     print_record(record, console())
     if record.status == "failed":
@@ -113,13 +113,13 @@ def train(
 @reports_errors
 def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) -> None:
     """What each optimizer costs on this device: time, share of a training step, memory."""
-    from optbench.single_session import bench_optimizers
+    from optbench.cli.single_session import bench_optimizers
 
     costs = bench_optimizers(size, batch_size, optimizers, error_console())
     if form == "json":
         click.echo(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
     else:
-        from optbench.printing import print_costs
+        from optbench.cli.printing import print_costs
 
         print_costs(costs, console())
 
@@ -134,7 +134,7 @@ def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) ->
 @reports_errors
 def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
     """List the runs of a store, or print the one whose id starts with RUN_ID."""
-    from optbench.store import RunStore
+    from optbench.store.store import RunStore
 
     records = RunStore.read(store).records
     if run_id is None:
@@ -148,7 +148,7 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
     elif form == "json":
         click.echo(json.dumps(json.loads(record.to_json()), indent=2))
     else:
-        from optbench.printing import print_record
+        from optbench.cli.printing import print_record
 
         print_record(record, console())
         _print_text_and_weights(record, store)
@@ -157,7 +157,7 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
 def _print_text_and_weights(record: RunRecord, store: Path) -> None:
     """What a record does not hold: how often its text was read, and where its weights are."""
     from optbench.data.shards import default_cache_dir
-    from optbench.repetition import epochs_text, known_epochs
+    from optbench.study.repetition import epochs_text, known_epochs
 
     config, lines = record.run_config, []
     if (epochs := known_epochs(config, default_cache_dir())) is not None:
@@ -191,7 +191,7 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _list_records(records: list[RunRecord], form: str) -> None:
-    from optbench.printing import print_records
+    from optbench.cli.printing import print_records
 
     if form == "json":
         click.echo(json.dumps([json.loads(record.to_json()) for record in records], indent=2))

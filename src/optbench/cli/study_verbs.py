@@ -14,10 +14,10 @@ from optbench.cli.plan_options import rental_options
 from optbench.cli.verbs import Finite, console, format_option, reports_errors, store_option
 
 if TYPE_CHECKING:
-    from optbench.devices import Rental
     from optbench.execution_settings import ExecutionSettings
-    from optbench.executor_choice import ExecutorChoice
-    from optbench.study_config import StudyConfig
+    from optbench.executors.choice import ExecutorChoice
+    from optbench.study.planning.devices import Rental
+    from optbench.study.study_config import StudyConfig
 
 _study_argument = click.argument("study", default="nano")
 _smoke_option = click.option(
@@ -62,8 +62,8 @@ def run(
     Interrupt it at any time; the same command goes on where it stopped. The limits count all
     sittings with the study; at a limit, the runs that are going on end first.
     """
-    from optbench.session import Sitting, run_study
-    from optbench.sweep import Budget
+    from optbench.cli.session import Sitting, run_study
+    from optbench.study.sweep import Budget
 
     budget = Budget(max_runs, max_tokens, max_core_hours)
     config = _read_study(study, smoke)
@@ -93,8 +93,8 @@ def plan(
     form: str,
 ) -> None:
     """What STUDY will cost here or on a --device: runs, tokens, FLOPs, time. Trains nothing."""
-    from optbench.executor_choice import ExecutorChoice
-    from optbench.session import plan_study
+    from optbench.cli.session import plan_study
+    from optbench.executors.choice import ExecutorChoice
 
     if rental is not None and executor != ExecutorChoice(cores=executor.cores):
         raise click.UsageError(
@@ -106,7 +106,7 @@ def plan(
     if form == "json":
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
-        from optbench.printing import print_plan
+        from optbench.cli.printing import print_plan
 
         print_plan(config, result, console(), by_cell=by_cell)
 
@@ -127,7 +127,7 @@ def report(store: Path, out: Path | None, form: str) -> None:
     from optbench.report.cells_table import markdown_cells_table
     from optbench.report.html import write_report
     from optbench.report.text import markdown_table
-    from optbench.store import RunStore
+    from optbench.store.store import RunStore
 
     records = RunStore.read(store)
     summary = summarise(records)
@@ -153,11 +153,11 @@ def report(store: Path, out: Path | None, form: str) -> None:
 def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
     """Why OPTIMIZER has its hyperparameters in CELL (such as d32-1x): every move, every tie."""
     from optbench.analysis.explanation import explain as explain_tuning
-    from optbench.analysis.journal import read_journal
     from optbench.optimizers import OPTIMIZERS
     from optbench.report.explain_text import print_explanation
     from optbench.run_axes import RUN_AXES
-    from optbench.store import RunStore
+    from optbench.store.journal import read_journal
+    from optbench.store.store import RunStore
 
     own = OPTIMIZERS[optimizer].space if optimizer in OPTIMIZERS else {}
     known, axes = RunStore.read(store), {**RUN_AXES, **own}
@@ -169,7 +169,7 @@ def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
 
 
 def _read_study(study: str, smoke: bool) -> StudyConfig:
-    from optbench.study_file import find_study, read_study
+    from optbench.study.study_file import find_study, read_study
 
     text = find_study(study)
     return read_study(text, smoke=smoke, file=study if Path(study).is_file() else "")

@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from optbench.store import RunRecord
+    from optbench.store.store import RunRecord
 
 LOG_WIDTH = 160
 MOST_LISTED = 4

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from optbench.data.corpus import DataError, Split
 from optbench.data.shards import MANIFEST_FILE, TOKENIZER_FILE
-from optbench.durable import flush_to_disk, write_durably
+from optbench.files.durable import flush_to_disk, write_durably
 
 SCHEMA_VERSION = 2
 OFFSET_DTYPE = np.dtype("<u8")

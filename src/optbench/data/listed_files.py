@@ -20,7 +20,7 @@ from pathlib import Path
 
 from optbench.data.corpus import DataError
 from optbench.data.parts import Listing, check_stamp
-from optbench.durable import write_durably
+from optbench.files.durable import write_durably
 
 LISTED_FILE = "listed.json"
 _MOST_NAMED = 3

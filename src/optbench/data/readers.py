@@ -24,8 +24,8 @@ from optbench.data.parts import Part, check_stamp
 from optbench.data.retries import is_transient
 from optbench.data.unpacking import DamagedError, file_name, packing_of, utf8_chunks
 from optbench.errors import excerpt
+from optbench.files.text_files import not_decoded
 from optbench.space import did_you_mean
-from optbench.text_files import not_decoded
 
 PARQUET_ROWS = 256
 

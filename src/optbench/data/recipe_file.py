@@ -26,9 +26,9 @@ from optbench.data.mixture_recipe import (
     TextSource,
     whole_weights,
 )
+from optbench.files.text_files import read_user_text
 from optbench.space import did_you_mean
 from optbench.tables import Problem, located, shown, sound_part, table_problems
-from optbench.text_files import read_user_text
 
 MAX_PERIOD = 100_000
 MIN_VOCAB_SIZE = 257  # every byte, and the end of a document

@@ -48,7 +48,7 @@ from optbench.data.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-from optbench.durable import flush_to_disk, write_durably
+from optbench.files.durable import flush_to_disk, write_durably
 
 SCHEMA_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"

@@ -19,8 +19,8 @@ from optbench.data.tokenizer import (
     make_plain,
     train_tokenizer,
 )
+from optbench.files.text_files import read_user_bytes, user_text
 from optbench.space import did_you_mean
-from optbench.text_files import read_user_bytes, user_text
 
 _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 

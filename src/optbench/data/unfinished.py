@@ -18,7 +18,7 @@ from optbench.data.listed_files import LISTED_FILE
 from optbench.data.reading import Place
 from optbench.data.retries import describe
 from optbench.data.shards import TOKENIZER_FILE
-from optbench.durable import flush_to_disk, write_durably
+from optbench.files.durable import flush_to_disk, write_durably
 
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "lock"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from optbench.data.corpus import DataError
-from optbench.text_files import marked_encoding, not_decoded
+from optbench.files.text_files import marked_encoding, not_decoded
 
 CHUNK_BYTES = 1 << 20
 # Packed text is read in smaller pieces, since a piece may unpack to a thousand times its size.

@@ -48,8 +48,8 @@ from optbench.config import Role
 from optbench.optimizers.adamw import adamw_scalars
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import is_stacked, matrix_shape
-from optbench.optimizers.buckets import Group, State
-from optbench.optimizers.compiled import Kernel, Scalars
+from optbench.optimizers.engine.buckets import Group, State
+from optbench.optimizers.engine.compiled import Kernel, Scalars
 from optbench.optimizers.hyperparameters import POSITIVE_INTEGER, SHARED_BOUNDS, Constraint, OneOf
 from optbench.space import SearchSpace, Value, complement, geometric
 

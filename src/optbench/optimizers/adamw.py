@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.buckets import FusedStep, Group, Rate, State
-from optbench.optimizers.compiled import Scalars
+from optbench.optimizers.engine.buckets import FusedStep, Group, Rate, State
+from optbench.optimizers.engine.compiled import Scalars
 from optbench.space import SearchSpace, complement, geometric
 
 

@@ -18,27 +18,27 @@ from torch import Tensor
 
 from optbench.config import Role
 from optbench.optimizers.blocks import MATRIX_LAYOUTS
-from optbench.optimizers.bucket_plan import Division, Plan, active_parameters, partition_of
-from optbench.optimizers.buckets import (
+from optbench.optimizers.engine.bucket_plan import Division, Plan, active_parameters, partition_of
+from optbench.optimizers.engine.buckets import (
     Bucket,
     FusedStep,
     Group,
     Rate,
     State,
 )
-from optbench.optimizers.compiled import Kernel, compile_forms, compiled_step
-from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
-from optbench.optimizers.keywords import check_call, keyword_remedy
-from optbench.optimizers.loading import (
+from optbench.optimizers.engine.compiled import Kernel, compile_forms, compiled_step
+from optbench.optimizers.engine.keywords import check_call, keyword_remedy
+from optbench.optimizers.engine.loading import (
     AsSaved,
     check_groups,
     check_split_groups,
     check_tensors,
     protect,
 )
-from optbench.optimizers.parameter_checks import check_param, tensor_of
-from optbench.optimizers.parameter_group import GROUP_TAGS, HELD_BY_TORCH, ParameterGroup
-from optbench.optimizers.work import CountedWork
+from optbench.optimizers.engine.parameter_checks import check_param, tensor_of
+from optbench.optimizers.engine.parameter_group import GROUP_TAGS, HELD_BY_TORCH, ParameterGroup
+from optbench.optimizers.engine.work import CountedWork
+from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
 from optbench.space import SearchSpace, Value, did_you_mean
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Group]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from optbench.optimizers.base import BaseOptimizer
-from optbench.optimizers.buckets import Bucket, Group, State
+from optbench.optimizers.engine.buckets import Bucket, Group, State
 
 
 class CurvatureSource(enum.StrEnum):

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from optbench.config import Role
 from optbench.optimizers.base import BaseOptimizer
-from optbench.optimizers.buckets import Group
+from optbench.optimizers.engine.buckets import Group
 from optbench.space import did_you_mean
 
 # The study decays linear maps only: a decayed norm gain or embedding row would be pulled to zero

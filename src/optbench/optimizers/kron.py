@@ -63,12 +63,12 @@ from optbench.config import Role
 from optbench.optimizers.annealing import updates_until
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import Blocks, cut, is_stacked, matrix_shape
-from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.engine.buckets import Group, State
+from optbench.optimizers.engine.stacks import tensor_means, tensor_norms
+from optbench.optimizers.engine.work import Work
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Bound, Constraint
 from optbench.optimizers.kronecker import Factors, update_noise
 from optbench.optimizers.linalg import full_float32
-from optbench.optimizers.stacks import tensor_means, tensor_norms
-from optbench.optimizers.work import Work
 from optbench.space import SearchSpace, Value, choices, complement, geometric
 
 BALANCE_EVERY = 100

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.buckets import Group, State
-from optbench.optimizers.compiled import Kernel, Scalars
+from optbench.optimizers.engine.buckets import Group, State
+from optbench.optimizers.engine.compiled import Kernel, Scalars
 from optbench.space import SearchSpace, complement, geometric
 
 

@@ -43,11 +43,11 @@ from torch import Tensor
 from optbench.config import Role
 from optbench.optimizers.adamw import AdamW, adamw_kernel, adamw_scalars, fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.buckets import Bucket, FusedStep, Group, Rate, State
-from optbench.optimizers.compiled import Kernel, Scalars
+from optbench.optimizers.engine.buckets import Bucket, FusedStep, Group, Rate, State
+from optbench.optimizers.engine.compiled import Kernel, Scalars
+from optbench.optimizers.engine.pieces import pieces_for_kernels
+from optbench.optimizers.engine.stacks import tensor_norms
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
-from optbench.optimizers.pieces import pieces_for_kernels
-from optbench.optimizers.stacks import tensor_norms
 from optbench.space import SearchSpace, Value, complement, geometric
 
 

@@ -46,10 +46,10 @@ from optbench.config import Role
 from optbench.optimizers.adamw import AdamW
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import as_matrices, is_stacked, matrix_shape
-from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.engine.buckets import Group, State
+from optbench.optimizers.engine.work import Work, newton_schulz_work
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
-from optbench.optimizers.work import Work, newton_schulz_work
 from optbench.space import SearchSpace, complement, geometric
 
 

@@ -36,9 +36,9 @@ from torch import Tensor
 
 from optbench.optimizers.adamw import fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.buckets import FLAT_PIECE_CPU, FusedStep, Group, Rate, State
-from optbench.optimizers.compiled import Kernel, Scalars
-from optbench.optimizers.pieces import pieces_for_kernels
+from optbench.optimizers.engine.buckets import FLAT_PIECE_CPU, FusedStep, Group, Rate, State
+from optbench.optimizers.engine.compiled import Kernel, Scalars
+from optbench.optimizers.engine.pieces import pieces_for_kernels
 from optbench.space import SearchSpace, complement, geometric
 
 

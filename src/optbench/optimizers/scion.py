@@ -60,11 +60,11 @@ from torch import Tensor
 from optbench.config import EARLIER_HYPERPARAMETERS, Role
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import as_matrices, is_stacked, matrix_shape
-from optbench.optimizers.buckets import Group, State
+from optbench.optimizers.engine.buckets import Group, State
+from optbench.optimizers.engine.stacks import tensor_means
+from optbench.optimizers.engine.work import Work, newton_schulz_work
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
-from optbench.optimizers.stacks import tensor_means
-from optbench.optimizers.work import Work, newton_schulz_work
 from optbench.space import SearchSpace, Value, choices, complement, geometric
 
 RMS_EPS = 1e-8

@@ -52,8 +52,9 @@ from torch import Tensor
 from optbench.config import Role
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import Blocks, cut, is_stacked, matrix_shape
-from optbench.optimizers.buckets import Group, State
 from optbench.optimizers.eigenbases import Rotation, Side
+from optbench.optimizers.engine.buckets import Group, State
+from optbench.optimizers.engine.work import Work
 from optbench.optimizers.hyperparameters import (
     FRACTION,
     NON_NEGATIVE,
@@ -62,7 +63,6 @@ from optbench.optimizers.hyperparameters import (
     Constraint,
 )
 from optbench.optimizers.linalg import full_float32
-from optbench.optimizers.work import Work
 from optbench.space import SearchSpace, Value, choices, complement, geometric
 
 

@@ -46,9 +46,9 @@ import torch
 from torch import Tensor
 
 from optbench.optimizers.base import Params
-from optbench.optimizers.buckets import Group, State
-from optbench.optimizers.compiled import Kernel, Scalars
 from optbench.optimizers.curvature import CurvatureOptimizer, CurvatureSource
+from optbench.optimizers.engine.buckets import Group, State
+from optbench.optimizers.engine.compiled import Kernel, Scalars
 from optbench.optimizers.hyperparameters import (
     NON_NEGATIVE,
     POSITIVE_INTEGER,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optbench.analysis.cells import CellSummary
-from optbench.analysis.claim import Claim, Verdict
+from optbench.analysis.claims.claim import Claim, Verdict
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.summary import StudySummary
 from optbench.report.text import (

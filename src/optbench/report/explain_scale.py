@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from optbench.analysis.explanation import Explanation
-from optbench.analysis.journal_entries import AxisPredictionEntry
 from optbench.analysis.over_scale import AxisOverScale, LawToday
-from optbench.analysis.scaling_laws import Prediction
-from optbench.analysis.units import format_configuration, format_range, format_signed, format_value
 from optbench.report.plain_table import plain_table
 from optbench.report.text import NOTHING
 from optbench.space import Value
+from optbench.statistics.scaling_laws import Prediction
+from optbench.store.journal_entries import AxisPredictionEntry
+from optbench.units import format_configuration, format_range, format_signed, format_value
 
 Block: TypeAlias = str | tuple[str, ...]  # a paragraph, or the lines of a table
 

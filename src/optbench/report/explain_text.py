@@ -9,7 +9,6 @@ from rich.text import Text
 
 from optbench.analysis.explanation import Explanation, FreshSeeds, Threshold, Unfinished
 from optbench.analysis.search_path import Leg, Line, NearBest, Search, Step, Tried
-from optbench.analysis.units import format_configuration, format_count, format_signed, format_value
 from optbench.report.explain_scale import (
     Block,
     law_blocks,
@@ -18,6 +17,7 @@ from optbench.report.explain_scale import (
 )
 from optbench.report.plain_table import plain_table
 from optbench.report.text import NOTHING, mean_text
+from optbench.units import format_configuration, format_count, format_signed, format_value
 
 INDENT = "  "
 PHASES = {

@@ -14,18 +14,18 @@ from typing import Any
 from jinja2 import Template
 from markupsafe import Markup
 
-from optbench.analysis.journal import read_journal
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.summary import StudySummary, budget_sentence
 from optbench.report import text
 from optbench.report.cells_table import without_speedup
-from optbench.report.figures import study_figures
-from optbench.report.layout import styles_of
+from optbench.report.figures.layout import styles_of
+from optbench.report.figures.overview import study_figures
+from optbench.report.figures.palette import Style
+from optbench.report.figures.tuning import tuning_panels
 from optbench.report.page import embed_json, plotly, template, write_page
-from optbench.report.palette import Style
 from optbench.report.sections import beyond_text, missing_sentences, scale_sections
-from optbench.report.tuning_figures import tuning_panels
-from optbench.store import RunRecord, RunStore
+from optbench.store.journal import read_journal
+from optbench.store.store import RunRecord, RunStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,11 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from optbench.analysis.units import (
+from optbench.config import UserError
+from optbench.report import text
+from optbench.report.figures.layout import Figure
+from optbench.report.figures.legend import marker_svg
+from optbench.units import (
     format_configuration,
     format_count,
     format_p,
@@ -27,10 +31,6 @@ from optbench.analysis.units import (
     format_signed,
     format_value,
 )
-from optbench.config import UserError
-from optbench.report import text
-from optbench.report.layout import Figure
-from optbench.report.legend import marker_svg
 
 _FILTERS: Mapping[str, Callable[..., object]] = {
     "speedup": text.speedup_text,

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optbench.analysis.efficiency import SizeTrend
-from optbench.analysis.journal import Journal
-from optbench.analysis.journal_entries import AxisPredictionEntry
 from optbench.analysis.scale_story import AxisStory, ScaleStory, read_scale_stories
-from optbench.analysis.speedup import Speedup
 from optbench.analysis.summary import StudySummary
-from optbench.analysis.units import format_value
 from optbench.report.cells_table import CellsTable, cells_table
-from optbench.report.curve_figures import curves_figure
-from optbench.report.law_figures import law_figure
-from optbench.report.layout import Figure
-from optbench.report.palette import Style, assign_sizes
-from optbench.report.scale_figures import Panel, as_speedup, ratio_panels, size_panels
+from optbench.report.figures.curves import curves_figure
+from optbench.report.figures.laws import law_figure
+from optbench.report.figures.layout import Figure
+from optbench.report.figures.palette import Style, assign_sizes
+from optbench.report.figures.scale import Panel, as_speedup, ratio_panels, size_panels
 from optbench.report.text import NOTHING
 from optbench.space import Value
+from optbench.statistics.efficiency import SizeTrend
+from optbench.statistics.speedup import Speedup
+from optbench.store.journal import Journal
+from optbench.store.journal_entries import AxisPredictionEntry
+from optbench.units import format_value
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from optbench.analysis.efficiency import SizeTrend
-from optbench.analysis.noise import Difference, MeanLoss
 from optbench.analysis.outcomes import OptimizerRow
-from optbench.analysis.speedup import Speedup
 from optbench.analysis.summary import StudySummary
-from optbench.analysis.units import (
+from optbench.statistics.efficiency import SizeTrend
+from optbench.statistics.noise import Difference, MeanLoss
+from optbench.statistics.speedup import Speedup
+from optbench.units import (
     format_configuration,
     format_ends,
     format_signed,

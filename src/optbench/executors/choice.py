@@ -1,0 +1,83 @@
+"""ExecutorChoice: where a study's jobs are carried out, and the executor that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from optbench.executors.processes import Executor, InlineExecutor, ProcessExecutor
+from optbench.training.run import use_one_thread
+
+ExecutorKind: TypeAlias = Literal["process", "ray", "inline"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorChoice:
+    """What the command line says of it; nothing here changes what a run is.
+
+    Args:
+        workers: jobs at a time; None is as many as the cores give each of a run's devices one, or
+            what Ray's machines have room for.
+        cores: that this process may use.
+        address: of a Ray cluster; None starts a Ray on this machine.
+        cpus_per_run: that Ray keeps for a run; None is one for each of the run's devices.
+        gpus_per_run: likewise, where there are any; a fraction shares one.
+    """
+
+    kind: ExecutorKind = "process"
+    workers: int | None = None
+    cores: int = 1
+    address: str | None = None
+    cpus_per_run: float | None = None
+    gpus_per_run: float | None = None
+
+    def device_problems(self, devices: int) -> list[str]:
+        """Why runs of this many devices each cannot be carried out there; empty if they can."""
+        gpus = self.gpus_per_run
+        # None of any is a run on CPUs, and a run of one device may share its GPU.
+        if self.kind != "ray" or devices == 1 or not gpus or gpus >= devices:
+            return []
+        return [
+            f"A run was to use {devices} devices, but only {gpus:g} GPUs were to be kept for it, "
+            f"so that it would find too few. Give --gpus-per-run {devices}, or leave it out, or 0 "
+            f"for runs on CPUs; or use fewer --devices-per-run."
+        ]
+
+    @contextmanager
+    def opened(self, devices: int = 1) -> Generator[Executor]:
+        """The executor, closed at the end of a ``with`` block; an exception kills its jobs.
+
+        Args:
+            devices: of each run.
+
+        Raises:
+            ClusterError: no workers can be had from Ray.
+        """
+        executor = self._executor(devices)
+        try:
+            yield executor
+        except BaseException:
+            executor.close(cancel=True)
+            raise
+        executor.close()
+
+    def _executor(self, devices: int) -> Executor:
+        if self.kind == "inline":
+            use_one_thread()
+            return InlineExecutor()
+        if self.kind == "process":
+            workers = self.workers or max(1, self.cores // devices)
+            return ProcessExecutor(workers, initialize=use_one_thread)
+        from optbench.executors.ray_executor import RayExecutor  # Ray need not be installed
+
+        return RayExecutor(
+            self.workers,
+            initialize=use_one_thread,
+            address=self.address,
+            devices=devices,
+            cpus_per_run=self.cpus_per_run,
+            gpus_per_run=self.gpus_per_run,
+            local_cpus=self.cores,
+        )

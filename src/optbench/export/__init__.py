@@ -1,0 +1,1 @@
+"""What leaves a store: Hugging Face folders, scores on downstream tasks, and trackers."""

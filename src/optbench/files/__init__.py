@@ -1,0 +1,1 @@
+"""Bytes on disk: durable writes, files of JSON lines, streams of tensors."""

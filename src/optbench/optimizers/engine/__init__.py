@@ -1,0 +1,1 @@
+"""How parameters of one shape are stepped together, compiled, checked and loaded."""

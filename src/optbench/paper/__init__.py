@@ -1,0 +1,1 @@
+"""The published results read again: their analysis, tables, figures and page."""

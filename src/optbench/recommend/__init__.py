@@ -1,0 +1,1 @@
+"""Which optimizer, which hyperparameters, and how sure: numbers only, no sentences."""

@@ -1,0 +1,1 @@
+"""Noise, curves, laws of scale and speed-ups: arrays in, numbers out."""

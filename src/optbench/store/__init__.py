@@ -1,0 +1,1 @@
+"""The store: records of runs and the journal of a study, append-only and crash-safe."""

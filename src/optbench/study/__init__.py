@@ -1,0 +1,1 @@
+"""A study: its file, its search through the three phases, and its runs."""

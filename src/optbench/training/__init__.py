@@ -1,0 +1,1 @@
+"""One training run: model, loss, loop, and the record that it leaves."""

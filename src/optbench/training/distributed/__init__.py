@@ -1,0 +1,1 @@
+"""The processes of one run, and the optimizer whose work they share."""
