@@ -9,7 +9,7 @@ TEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 # Inductor's code is no processor's own, so compiled steps are tested once.
 NUMERICS := tests/optimizers --ignore tests/optimizers/engine/test_compiled.py tests/export/test_huggingface.py \
 	$(addprefix tests/training/test_,accumulation.py cross_entropy.py curvature_estimates.py \
-	document_attention.py label_noise.py model.py trainer.py)
+	document_attention.py label_sampler.py model.py trainer.py)
 
 .PHONY: nano smoke test test-processors check clean
 
@@ -24,7 +24,7 @@ test: $(INSTALLED)  ## the whole test suite
 
 test-processors: $(INSTALLED)  ## the numerics again, by the code and threads of other processors
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
-	$(TEST) -m "not slow" $(NUMERICS) tests/training/distributed/test_ranks.py
+	$(TEST) -m "not slow" $(NUMERICS) tests/training/distributed/test_process_group.py
 	OMP_NUM_THREADS=4 ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
 	OMP_WAIT_POLICY=passive $(TEST) -m "not slow" $(NUMERICS)
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from optbench.checkpoints.checkpoint import place_of
+from optbench.checkpoints.checkpoint import checkpoint_directory
 from optbench.checkpoints.loop_state import LoopState
-from optbench.checkpoints.manifest import Manifest, rank_file
+from optbench.checkpoints.manifest import CheckpointManifest, rank_file
 from optbench.checkpoints.training_state import snapshot
 from optbench.checkpoints.writer import CheckpointWriter
 from optbench.config import ModelConfig
@@ -70,7 +70,7 @@ class Training:
         self.optimizer = AdamW(parameter_groups(self.model, self.model.roles()))
         shape = (self.batch_size, SEQ_LEN + 1)
         self.tokens = torch.randint(0, self.model.config.vocab_size, shape)
-        self.writer = CheckpointWriter(place_of(self.folder, "benchmark"))
+        self.writer = CheckpointWriter(checkpoint_directory(self.folder, "benchmark"))
         self.steps_taken = 0
 
     def step(self) -> None:
@@ -103,12 +103,12 @@ class Training:
     def write_copies(self) -> None:
         """The last snapshot, in this thread."""
         writer = self.writer
-        facts = writer.place.write(
+        facts = writer.directory.write(
             self.steps_taken, rank_file(0, 1), lambda file: write_tensors(file, self.copies)
         )
-        manifest = Manifest(writer.place.run_id, self.steps_taken, (facts,), ({},))
-        writer.place.complete(manifest)
-        writer.place.remove(self.steps_taken)
+        manifest = CheckpointManifest(writer.directory.run_id, self.steps_taken, (facts,), ({},))
+        writer.directory.complete(manifest)
+        writer.directory.remove(self.steps_taken)
 
     def wait(self) -> None:
         """Until the checkpoint is complete."""

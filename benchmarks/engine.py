@@ -85,7 +85,7 @@ def executor_of(kind: str, workers: int) -> Executor:
     return RayExecutor(workers, initialize=nothing)
 
 
-def carry_out(
+def run(
     executor: Executor,
     job: Callable[[RunConfig], RunRecord],
     configs: list[RunConfig],
@@ -99,9 +99,9 @@ def carry_out(
     with RunStore.open(folder) as store:
         sweep = Sweep(store, executor, job, Silent())
         # Workers start with their first job.
-        sweep.carry_out([task([config_number(-1 - i) for i in range(executor.num_workers)])])
+        sweep.run([task([config_number(-1 - i) for i in range(executor.num_workers)])])
         started, used = time.perf_counter(), time.process_time()
-        sweep.carry_out([task(configs)])
+        sweep.run([task(configs)])
         return {
             "ms_per_run": 1e3 * (time.perf_counter() - started) / len(configs),
             "driver_cpu_ms_per_run": 1e3 * (time.process_time() - used) / len(configs),
@@ -113,7 +113,7 @@ def measure_queue(kind: str, workers: int, runs: int) -> dict[str, float]:
     executor = executor_of(kind, workers)
     configs = [config_number(number) for number in range(runs)]
     with tempfile.TemporaryDirectory() as folder:
-        found = carry_out(executor, no_training, configs, Path(folder))
+        found = run(executor, no_training, configs, Path(folder))
     executor.close()
     return found
 
@@ -159,7 +159,7 @@ def measure_training(workers: int, runs: int) -> dict[str, float]:
                 yield configs
 
             started = time.perf_counter()
-            Sweep(store, executor, job, Silent()).carry_out([task()])
+            Sweep(store, executor, job, Silent()).run([task()])
             seconds = time.perf_counter() - started
             trained = sum(record.wall_s for record in store.records.values())
     executor.close()

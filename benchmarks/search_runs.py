@@ -3,11 +3,13 @@
     python benchmarks/search_runs.py                       # synthetic families and nano journals
     python benchmarks/search_runs.py --tables ablations.csv --out rows.json
 
-Two counts: runs until the best loss so far is within the tie threshold of the best that any scheme
-has found, and runs until the certificate, for schemes that end with one. A configuration counts
-once however often it is asked for. Nothing is trained; the losses are those of search_landscapes.
+Two counts: runs until the best loss so far is within the noise threshold of the best that any
+scheme has found, and runs until the certificate, for schemes that end with one. A configuration
+counts once however often it is asked for. Nothing is trained; the losses are those of
+search_landscapes.
 
-Schemes: *paper*, all single changes of the incumbent, then a step to the best of them, and again;
+Schemes: *paper*, all single changes of the current best, then a step to the best of them, and
+    again;
 *by axis*, one axis after another in a fixed order, all its candidates, until a round moves nothing;
 *line* and *bracket*, the descent of this project with either certificate, up to 4 runs at once;
 *line 1*, one run at a time; *line known*, given the evaluations of the neighbouring cell as well;

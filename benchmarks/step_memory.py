@@ -39,10 +39,14 @@ def main() -> None:
             options.optimizer, size=size, ratio=1.0, settings=settings, seed=0
         )
         config = dataclasses.replace(config, precision="bfloat16")
-        for checkpointing in (False, True):
-            row = {"size": size, "checkpointing": checkpointing, **counted(config, checkpointing)}
+        for activation_checkpointing in (False, True):
+            row = {
+                "size": size,
+                "activation_checkpointing": activation_checkpointing,
+                **counted(config, activation_checkpointing),
+            }
             if device.type == "cuda":
-                row["measured_gb"] = measured(config, checkpointing, device) / 1e9
+                row["measured_gb"] = measured(config, activation_checkpointing, device) / 1e9
             rows.append(row)
             print(json.dumps(row))
     if options.out:
@@ -50,24 +54,29 @@ def main() -> None:
         options.out.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def counted(config: RunConfig, checkpointing: bool) -> dict[str, Any]:
+def counted(config: RunConfig, activation_checkpointing: bool) -> dict[str, Any]:
     kept = state_bytes(build_optimizer(config, meta_model(config.model)))
     memory = step_memory(
-        config.model, config.precision, checkpointing=checkpointing, state_bytes=kept
+        config.model,
+        config.precision,
+        activation_checkpointing=activation_checkpointing,
+        state_bytes=kept,
     )
     return {"counted_gb": memory.peak(config.batch_size // 2) / 1e9}
 
 
-def measured(config: RunConfig, checkpointing: bool, device: torch.device) -> int:
+def measured(config: RunConfig, activation_checkpointing: bool, device: torch.device) -> int:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    model = build_model(config, Execution(checkpointing=checkpointing)).to(device)
+    model = build_model(config, Execution(activation_checkpointing=activation_checkpointing)).to(
+        device
+    )
     optimizer = build_optimizer(config, model)
     shape = (config.batch_size, config.model.seq_len + 1)
     tokens = torch.randint(0, config.model.vocab_size, shape, device=device)
     accumulation = Accumulation(model, config.batch_size // 2)
     for _ in range(2):  # the first step makes the state
-        accumulation.leave_gradients(Batch(tokens))
+        accumulation.accumulate_gradients(Batch(tokens))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return torch.cuda.max_memory_allocated(device)

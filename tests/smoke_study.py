@@ -21,7 +21,7 @@ class SmokeStudy:
 
 
 def smoke_study_in(parent: Path) -> SmokeStudy:
-    """Found there, or carried out in a process of its own."""
+    """Found there, or executed in a process of its own."""
     folder = parent / "smoke"
     folder.mkdir(exist_ok=True)
     store, stdout, stderr = folder / "store", folder / "stdout", folder / "stderr"

@@ -15,10 +15,10 @@ from optbench.config import EARLIER_HYPERPARAMETERS, RunConfig
 from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.store.store import RunStore
+from optbench.study.config import StudyConfig
+from optbench.study.digest import study_digest
+from optbench.study.file import find_study, read_study
 from optbench.study.study import Study
-from optbench.study.study_config import StudyConfig
-from optbench.study.study_digest import study_digest
-from optbench.study.study_file import find_study, read_study
 
 RESULTS = Path(__file__).parents[1] / "results"
 # Of each store how many runs, and the SHA-256 of their ids in the order of the file.

@@ -18,7 +18,7 @@ from optbench.optimizers import OPTIMIZERS
 from optbench.report.cells_table import markdown_cells_table
 from optbench.report.text import markdown_table, mean_text, speedup_text
 from optbench.store.store import RunStore
-from optbench.study.study_file import read_study
+from optbench.study.file import read_study
 from tests.smoke_study import SmokeStudy
 
 ROOT = Path(__file__).parents[1]

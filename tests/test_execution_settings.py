@@ -1,4 +1,4 @@
-"""How runs are carried out, as a user says it."""
+"""How runs are executed, as a user says it."""
 
 from __future__ import annotations
 
@@ -8,44 +8,50 @@ import pytest
 
 from optbench.config import ConfigError
 from optbench.execution import Execution
-from optbench.execution_settings import UNSAID, ExecutionSettings
-from optbench.study.study_file import find_study, read_study
+from optbench.execution_settings import UNSET, ExecutionSettings
+from optbench.study.file import find_study, read_study
 
 NANO = find_study("nano")
 
 
 def test_nothing_said_is_the_default() -> None:
-    assert UNSAID.execution() == Execution()
-    assert read_study(NANO).execution == UNSAID
+    assert UNSET.execution() == Execution()
+    assert read_study(NANO).execution == UNSET
 
 
 def test_every_setting_arrives() -> None:
     asked = ExecutionSettings(
-        memory_gb=1.5, checkpointing=True, compile=True, checkpoint_minutes=0, devices_per_run=3
+        memory_gb=1.5,
+        activation_checkpointing=True,
+        compile=True,
+        checkpoint_interval=0,
+        devices_per_run=3,
     )
     assert asked.execution() == Execution(
         memory_bytes=1_500_000_000,
-        checkpointing=True,
+        activation_checkpointing=True,
         compiled=True,
-        checkpoint_minutes=None,
+        checkpoint_interval=None,
         devices=3,
     )
-    assert ExecutionSettings(micro_batch=2, checkpoint_minutes=0.5).execution() == Execution(
-        micro_batch_size=2, checkpoint_minutes=0.5
+    assert ExecutionSettings(micro_batch=2, checkpoint_interval=0.5).execution() == Execution(
+        micro_batch_size=2, checkpoint_interval=0.5
     )
 
 
 def test_what_is_said_goes_before_the_table() -> None:
-    table = ExecutionSettings(checkpointing=True, compile=True, devices_per_run=2)
-    said = ExecutionSettings(checkpointing=False, devices_per_run=4, checkpoint_minutes=0)
+    table = ExecutionSettings(activation_checkpointing=True, compile=True, devices_per_run=2)
+    said = ExecutionSettings(
+        activation_checkpointing=False, devices_per_run=4, checkpoint_interval=0
+    )
     assert said.over(table) == ExecutionSettings(
-        checkpointing=False,
+        activation_checkpointing=False,
         compile=True,
         devices_per_run=4,
-        checkpoint_minutes=0,
+        checkpoint_interval=0,
     )
-    assert UNSAID.over(table) == table
-    assert table.over(UNSAID) == table
+    assert UNSET.over(table) == table
+    assert table.over(UNSET) == table
 
 
 def test_a_micro_batch_takes_the_place_of_the_memory_that_it_followed_from() -> None:
@@ -60,13 +66,13 @@ def test_a_study_file_says_it_in_a_table_of_its_own() -> None:
 devices_per_run = 2
 memory_gb = 3
 compile = true
-checkpoint_minutes = 2.5
+checkpoint_interval = 2.5
 """
     assert read_study(NANO + text, smoke=True).execution == ExecutionSettings(
         devices_per_run=2,
         memory_gb=3,
         compile=True,
-        checkpoint_minutes=2.5,
+        checkpoint_interval=2.5,
     )
 
 
@@ -87,8 +93,8 @@ checkpoint_minutes = 2.5
         ("memory_gb = 1e300", "execution.memory_gb must be above 0 and finite, but got 1e+300."),
         ("memory_gb = nan", "execution.memory_gb must be a finite number, but got nan."),
         (
-            "checkpoint_minutes = -1",
-            "execution.checkpoint_minutes must be at least 0 and finite, but got -1.",
+            "checkpoint_interval = -1",
+            "execution.checkpoint_interval must be at least 0 and finite, but got -1.",
         ),
         (
             "micro_batch = 1\nmemory_gb = 2",
@@ -116,3 +122,12 @@ def test_an_unknown_key_and_a_value_in_place_of_the_table_are_refused() -> None:
         read_study(f"{NANO}\n[execution]\ndevice_per_run = 2\n")
     with pytest.raises(ConfigError, match=r"^execution must be a table of keys and values, but"):
         read_study(f"execution = 3\n{NANO}")
+
+
+def test_a_key_s_old_name_is_answered_by_its_new_one() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_study(f"{NANO}\n[execution]\ncheckpointing = true\ncheckpoint_minutes = 5\n")
+    assert caught.value.problems == [
+        "execution.checkpointing is now execution.activation_checkpointing.",
+        "execution.checkpoint_minutes is now execution.checkpoint_interval.",
+    ]

@@ -11,15 +11,16 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from optbench.cli import main, session
+from optbench.cli import main
+from optbench.cli import run as session
 from optbench.config import RunConfig
 from optbench.data.preparation import prepare_mixture
 from optbench.executors.choice import ExecutorChoice
 from optbench.executors.processes import InlineExecutor
 from optbench.store.store import RunRecord
+from optbench.study.file import find_study, read_study
 from optbench.study.planning import plan
 from optbench.study.planning.planned_runs import planned_runs
-from optbench.study.study_file import find_study, read_study
 from optbench.training.bench import StepCost, TimedTraining, measure_step
 from tests.builders import record_of
 from tests.data.folders import toy_recipe
@@ -99,7 +100,7 @@ def test_with_its_corpus_a_large_study_comes_to_its_first_run_without_measuring_
         tmp_path / "out",
         ExecutorChoice(kind="inline"),
         Console(file=terminal, width=300),
-        session.Sitting(),
+        session.SessionOptions(),
     )
     said = terminal.getvalue()
     assert "Timing training steps for the plan, for less than a minute." in said

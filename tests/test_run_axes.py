@@ -13,9 +13,9 @@ from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run_axes import RUN_AXES, axis_values, share_of
 from optbench.space import Configuration, Value
+from optbench.study.config import OptimizerStudy, StudyConfig
+from optbench.study.file import find_study, read_study
 from optbench.study.progress import describe_configuration
-from optbench.study.study_config import OptimizerStudy, StudyConfig
-from optbench.study.study_file import find_study, read_study
 from tests.builders import record_of
 
 STUDY = read_study(find_study("nano"))

@@ -19,9 +19,9 @@ from optbench.config import ConfigError, RunConfig
 from optbench.data.recipe_file import read_recipe
 from optbench.space import Value
 from optbench.store.store import RunRecord, StoreError
+from optbench.study.file import read_study
 from optbench.study.single_run import run_config_of_file
-from optbench.study.study_file import read_study
-from optbench.study.study_tables import StudyTables
+from optbench.study.tables import StudyTables
 from optbench.tables import line_of, sound_part, table_problems
 from optbench.typed_data import builder, fits
 from tests.builders import TINY_CONFIG, document, record_of
@@ -89,7 +89,7 @@ STUDY: dict[str, Any] = {
         "wandb": {"project": "p", "entity": "e", "mode": "offline"},
         "trackio": {"project": "p", "space_id": ""},
     },
-    "execution": {"devices_per_run": 1, "checkpoint_minutes": 5, "compile": False},
+    "execution": {"devices_per_run": 1, "checkpoint_interval": 5, "compile": False},
 }
 RECIPE: dict[str, Any] = {
     "name": "mine",

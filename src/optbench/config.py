@@ -75,7 +75,7 @@ class ModelConfig:
 
     @property
     def num_params(self) -> int:
-        """All parameters: hidden matrices, embedding, head and norm gains."""
+        """All parameters: hidden matrices, embedding, head and norm weights."""
         embeddings = 2 * self.vocab_size * self.d_model
         return self.num_nonembedding_params + embeddings + (2 * self.num_layers + 1) * self.d_model
 
@@ -247,7 +247,7 @@ class RunConfig:
         return run_id_of(self.to_dict())
 
     def canonical_json(self) -> str:
-        """Sorted, compact JSON: equal configurations give equal bytes, also where one says 1.0."""
+        """Sorted, compact JSON: equal configurations give equal bytes, also where one has 1.0."""
         return _canonical_json(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Cell:
         return f"{self.size} {self.ratio:g}x"
 
     def to_dict(self) -> dict[str, str | float | int]:
-        """What the journal says of a cell."""
+        """The journal's entry of a cell."""
         return {
             "size": self.size,
             "ratio": self.ratio,

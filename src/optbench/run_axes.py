@@ -24,7 +24,7 @@ RUN_AXES: dict[str, Axis] = {
 }
 WARMUPS = ("warmup_steps", "warmup_frac")  # two names of one setting
 _NOTHING: Mapping[str, Iterable[Value]] = MappingProxyType({})
-_MOST_DIGITS = 17  # of a decimal; every double is told apart by them
+_MOST_DIGITS = 17  # of a decimal; every double is distinguished by them
 
 
 def overlaid(settings: Configuration, named: Configuration) -> dict[str, Value]:

@@ -126,16 +126,24 @@ def _schema(kind: Any) -> Any:
 
 def _sentences(kind: Any, errors: Iterable[ErrorDetails], path: str) -> list[Problem]:
     """One for each value, however many of the types that it may have were tried."""
-    by_path: dict[str, tuple[list[ErrorDetails], list[str]]] = {}
+    by_path: dict[str, tuple[list[ErrorDetails], list[str], str]] = {}
     for error in errors:
-        where, siblings = _place(kind, error["loc"], path)
-        by_path.setdefault(where, ([], siblings))[0].append(error)
-    return [Problem(at, _sentence(at, of, known)) for at, (of, known) in by_path.items()]
+        where, siblings, now = _place(kind, error["loc"], path)
+        by_path.setdefault(where, ([], siblings, now))[0].append(error)
+    return [
+        Problem(at, f"{at} is now {now}." if now else _sentence(at, of, known))
+        for at, (of, known, now) in by_path.items()
+    ]
 
 
-def _place(kind: Any, steps: Iterable[int | str], path: str) -> tuple[str, list[str]]:
-    """The path to a value as a user would write it, and the keys that its table may have."""
+def _place(kind: Any, steps: Iterable[int | str], path: str) -> tuple[str, list[str], str]:
+    """The path to a value as a user would write it, and the keys that its table may have.
+
+    Returns:
+        The path, the keys, and the present name of a key that was called otherwise before.
+    """
     known: list[str] = []
+    now = ""
     for step in steps:
         if is_union(kind):
             options = [one for one in get_args(kind) if dataclasses.is_dataclass(one)]
@@ -143,13 +151,18 @@ def _place(kind: Any, steps: Iterable[int | str], path: str) -> tuple[str, list[
         if dataclasses.is_dataclass(kind):
             hints = field_types(kind)  # pyright: ignore[reportArgumentType]
             prefix = f"{path}." if path else ""
+            now = "".join(
+                prefix + f.name
+                for f in dataclasses.fields(kind)
+                if f.metadata.get("before") == step
+            )
             known, kind = [prefix + name for name in hints], hints.get(str(step))
         elif kind is None or item_type(kind) is None:
             continue  # which of several types was tried
         else:
             kind = item_type(kind)
         path = f"{path}[{step}]" if isinstance(step, int) else f"{path}.{step}" if path else step
-    return path, known
+    return path, known, now
 
 
 def _sentence(path: str, errors: list[ErrorDetails], known: list[str]) -> str:
@@ -165,8 +178,8 @@ def _sentence(path: str, errors: list[ErrorDetails], known: list[str]) -> str:
         wanted = ["a finite number"]
     elif "a number" in wanted and "a whole number" in wanted:
         wanted.remove("a whole number")
-    told = f"{path or 'The file'} must be {_listed(wanted)}, but got {shown(value)}."
-    return told + _remedy(wanted[0], value)
+    sentence = f"{path or 'The file'} must be {_listed(wanted)}, but got {shown(value)}."
+    return sentence + _remedy(wanted[0], value)
 
 
 def _remedy(wanted: str, value: object) -> str:

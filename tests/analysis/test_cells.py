@@ -177,21 +177,21 @@ def test_without_the_baseline_there_are_no_differences() -> None:
 
 
 def test_the_joint_fit_has_a_speedup_for_each_size_and_their_trend(summary: StudySummary) -> None:
-    shared = summary.shared
-    assert shared.reason == ""
-    assert [trend.optimizer for trend in shared.trends] == ["muon"]
-    trend = shared.trends[0]
+    joint = summary.joint
+    assert joint.reason == ""
+    assert [trend.optimizer for trend in joint.trends] == ["muon"]
+    trend = joint.trends[0]
     assert trend.low is not None
     assert trend.high is not None
     assert trend.low <= TRUTH.trend <= trend.high
     for size in (1.0, (48 / 32) ** 2):
-        found = shared.efficiency("muon", size * UNIT_PARAMS)
+        found = joint.efficiency("muon", size * UNIT_PARAMS)
         assert found is not None
         assert found.low is not None
         assert found.high is not None
         assert found.low <= 1.4 * size**TRUTH.trend <= found.high
     remark = "Left out: d64 1x, where adamw has fewer than 2 budgets at the size."
-    assert remark in shared.remarks
+    assert remark in joint.remarks
     assert f"Joint fit of all cells: {remark}" in summary.missing
 
 
@@ -200,11 +200,11 @@ def test_rows_have_the_joint_estimate_of_their_size(summary: StudySummary) -> No
         row = cell.row("muon")
         if row is None:
             continue
-        found = summary.shared.efficiency("muon", cell.cell.num_nonembedding_params)
-        joint = [e for e in row.estimates if e.estimator == "shared"]
+        found = summary.joint.efficiency("muon", cell.cell.num_nonembedding_params)
+        joint = [e for e in row.estimates if e.estimator == "joint"]
         assert len(joint) == (cell.cell.size != "d64")
         assert [e.value for e in joint] == ([found.value] if found else [])
-        assert row.tokens is None or row.tokens.estimator != "shared"
+        assert row.tokens is None or row.tokens.estimator != "joint"
 
 
 def test_with_one_size_the_joint_fit_has_one_speedup_for_all_cells() -> None:
@@ -214,8 +214,8 @@ def test_with_one_size_the_joint_fit_has_one_speedup_for_all_cells() -> None:
         study.confirm_best("adamw", ratio)
     study.confirm_best("muon")
     summary = summarise(study.store)
-    (found,) = summary.shared.efficiencies
-    assert (found.params, summary.shared.trends) == (None, ())
+    (found,) = summary.joint.efficiencies
+    assert (found.params, summary.joint.trends) == (None, ())
     assert np.isfinite(found.value)
 
 
@@ -223,7 +223,7 @@ def test_the_reason_for_no_joint_fit_is_told_once_there_is_something_to_compare(
     study = SimulatedStudy(truth=TRUTH, optimizers=("adamw", "muon"), ratios=(1.0, 2.0))
     study.begin()
     study.confirm_best("adamw")
-    assert summarise(study.store).shared.reason == ("No optimizer besides adamw is confirmed yet.")
+    assert summarise(study.store).joint.reason == ("No optimizer besides adamw is confirmed yet.")
     assert not any("Joint fit" in line for line in summarise(study.store).missing)
     study.confirm_best("muon")
     assert any(
@@ -236,7 +236,7 @@ def test_the_dictionary_has_cells_joint_fit_and_claims(summary: StudySummary) ->
     back = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert [cell["cell"]["size"] for cell in back["cells"]] == ["d32"] * 4 + ["d48"] * 2 + ["d64"]
     assert back["cells"][4]["rows"][0]["optimizer"] == "muon"
-    assert back["shared"]["trends"][0]["value"] == summary.shared.trends[0].value
+    assert back["joint"]["trends"][0]["value"] == summary.joint.trends[0].value
     assert [claim["number"] for claim in back["claims"]] == list(range(1, 10))
     assert set(back["curves"]) == {"d32", "d48", "d64"}
 

@@ -28,7 +28,7 @@ def test_moves_along_one_axis_are_one_leg_with_their_gains_in_tau() -> None:
 
 def test_a_leg_lists_all_that_was_tried_against_where_it_began() -> None:
     (leg,) = search().legs
-    assert leg.line.held == {"beta2": 0.98}
+    assert leg.line.fixed == {"beta2": 0.98}
     assert [(t.value, t.standing) for t in leg.line.candidates] == [
         (0.008, "worse"),
         (0.016, "reference"),
@@ -54,8 +54,8 @@ def test_each_leg_holds_what_earlier_legs_arrived_at() -> None:
         ],
     )
     first, second = found.legs
-    assert (first.line.axis, first.line.held) == ("lr", {"beta2": 0.98})
-    assert (second.line.axis, second.line.held) == ("beta2", {"lr": 0.032})
+    assert (first.line.axis, first.line.fixed) == ("lr", {"beta2": 0.98})
+    assert (second.line.axis, second.line.fixed) == ("beta2", {"lr": 0.032})
     assert [t.loss for t in second.line.candidates] == [3.9, 3.97]
 
 
@@ -82,7 +82,7 @@ def test_the_certificate_has_a_line_for_each_axis_through_the_winner() -> None:
         (0.98, "reference"),
     ]
     assert beta2.candidates[0].in_tau == pytest.approx(0.5)
-    assert beta2.held == {"lr": 0.064}
+    assert beta2.fixed == {"lr": 0.064}
 
 
 def test_a_refused_candidate_is_on_the_line_that_it_belongs_to() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.checkpoints.checkpoint import place_of
-from optbench.checkpoints.keeper import CheckpointKeeper
+from optbench.checkpoints.checkpoint import checkpoint_directory
+from optbench.checkpoints.manager import CheckpointManager
 from optbench.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from optbench.execution import Execution
 from optbench.training.model import Llama
@@ -69,7 +69,7 @@ class Part:
     result: TrainResult | None
     model: Llama
     optimizer: torch.optim.Optimizer
-    keeper: CheckpointKeeper
+    checkpointer: CheckpointManager
     steps: list[int]
 
     def state(self) -> list[Tensor]:
@@ -80,7 +80,7 @@ class Part:
 
     @property
     def resumed_at(self) -> list[int]:
-        return self.keeper.record().get("resumed_at_steps", [])
+        return self.checkpointer.record().get("resumed_at_steps", [])
 
 
 @dataclass
@@ -101,8 +101,10 @@ class Runs:
         prepare(model)
         build = self.build or (lambda model: build_optimizer(self.config, model))
         optimizer, batches = build(model), Cycle()
-        keeper = CheckpointKeeper(
-            place_of(self.root, self.config.run_id), self.execution, self.config.num_steps
+        checkpointer = CheckpointManager(
+            checkpoint_directory(self.root, self.config.run_id),
+            self.execution,
+            self.config.num_steps,
         )
         result = None
 
@@ -119,13 +121,13 @@ class Runs:
                 device=CPU,
                 micro_batch_size=self.micro_batch_size,
                 on_progress=interrupt,
-                keeper=keeper,
+                checkpointer=checkpointer,
             )
         except Interruption:
             pass
         finally:
-            keeper.close()
-        return Part(result, model, optimizer, keeper, batches.asked)
+            checkpointer.close()
+        return Part(result, model, optimizer, checkpointer, batches.asked)
 
     def parts(self, stops: Sequence[int], **settings: Any) -> Part:
         """Be interrupted at each of these steps; the last part, from yet another start."""
@@ -139,7 +141,7 @@ def undisturbed(runs: Runs, **settings: Any) -> Part:
     plain = Runs(
         "memory://nothing-is-kept-here",
         runs.config,
-        Execution(checkpoint_minutes=None),
+        Execution(checkpoint_interval=None),
         runs.micro_batch_size,
         runs.build,
     )

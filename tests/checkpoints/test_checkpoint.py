@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from optbench.checkpoints.checkpoint import discard, discard_finished, place_of
-from optbench.checkpoints.manifest import CheckpointError, Manifest, rank_file
+from optbench.checkpoints.checkpoint import checkpoint_directory, discard, discard_finished
+from optbench.checkpoints.manifest import CheckpointError, CheckpointManifest, rank_file
 from optbench.files.tensor_file import StreamFacts, write_tensors
 from tests.checkpoints.checkpointed_runs import Part, Runs, assert_bit_equal, config_of, undisturbed
 
@@ -60,7 +60,9 @@ def forge(
 ) -> None:
     """Change what a checkpoint holds and make all its checksums right again."""
     step = int(where.name.removeprefix("step-"))
-    found = Manifest.from_json((where / "checkpoint.json").read_bytes(), CONFIG.run_id, step)
+    found = CheckpointManifest.from_json(
+        (where / "checkpoint.json").read_bytes(), CONFIG.run_id, step
+    )
     held = safetensors.torch.load((where / FILE).read_bytes())
     tensors(held)
     facts(found.facts[0])
@@ -71,7 +73,7 @@ def forge(
 
 def seal(where: Path, written: StreamFacts, facts: dict[str, Any]) -> None:
     step = int(where.name.removeprefix("step-"))
-    manifest = Manifest(CONFIG.run_id, step, (written,), (facts,))
+    manifest = CheckpointManifest(CONFIG.run_id, step, (written,), (facts,))
     (where / "checkpoint.json").write_bytes(manifest.to_json())
 
 
@@ -167,7 +169,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "of another run": (
         lambda f: (f / "checkpoint.json").write_bytes(
-            Manifest("cafe", 9, (StreamFacts(1, "0" * 64),), ({},)).to_json()
+            CheckpointManifest("cafe", 9, (StreamFacts(1, "0" * 64),), ({},)).to_json()
         ),
         "checkpoint.json is of step 9 of run cafe, but lies where step 9 of run",
     ),
@@ -298,7 +300,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
                 g["values"]["dict"].update(beta1=0.5) for g in facts["optimizer"]["groups"]
             ],
         ),
-        "It has beta1 = 0.5 for the group of which the run says 0.9",
+        "It has beta1 = 0.5 for the group where the run has 0.9",
     ),
     "a learning rate that is a text": (
         lambda f: forge(
@@ -376,7 +378,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(
     spoil(folder(runs))
     assert before != {f.name: f.read_bytes() for f in folder(runs).iterdir()}
     resumed = runs.part(seed=5)
-    (problem,) = resumed.keeper.record()["checkpoint_problems"]
+    (problem,) = resumed.checkpointer.record()["checkpoint_problems"]
     assert problem.startswith(f"The checkpoint {folder(runs)} is not used: ")
     assert re.search(reason, problem), problem
     assert caplog.messages == [problem]
@@ -395,7 +397,7 @@ def test_where_all_are_damaged_the_run_starts_anew_as_if_nothing_had_been(
         flip(folder(runs, step) / FILE, -5)
     resumed = runs.part()
     assert resumed.resumed_at == []
-    assert len(resumed.keeper.record()["checkpoint_problems"]) == 2
+    assert len(resumed.checkpointer.record()["checkpoint_problems"]) == 2
     assert resumed.steps == list(range(12))
     assert_bit_equal(resumed, whole)
 
@@ -405,7 +407,7 @@ def test_an_undamaged_checkpoint_is_forged_into_itself(runs: Runs, whole: Part) 
     forge(folder(runs))
     resumed = runs.part(seed=5)
     assert resumed.resumed_at == [9]
-    assert resumed.keeper.record().get("checkpoint_problems") is None
+    assert resumed.checkpointer.record().get("checkpoint_problems") is None
     assert_bit_equal(resumed, whole)
 
 
@@ -433,9 +435,9 @@ def test_the_checkpoints_of_a_run_are_discarded_and_only_those(runs: Runs, tmp_p
 
 def test_places_that_cannot_be_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"'\.\./x' is no id of a run"):
-        place_of("/tmp", "../x")
+        checkpoint_directory("/tmp", "../x")
     with pytest.raises(CheckpointError, match=r"cannot be kept in 'nosuch://x' .*Give a folder"):
-        place_of("nosuch://x", "r")
+        checkpoint_directory("nosuch://x", "r")
 
 
 def test_a_root_may_be_a_url(whole: Part) -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from optbench.checkpoints import keeper as module
-from optbench.checkpoints.checkpoint import Place, place_of
-from optbench.checkpoints.keeper import CheckpointKeeper
-from optbench.checkpoints.manifest import MANIFEST, Manifest, rank_file
+from optbench.checkpoints import manager as module
+from optbench.checkpoints.checkpoint import CheckpointDirectory, checkpoint_directory
+from optbench.checkpoints.manager import CheckpointManager
+from optbench.checkpoints.manifest import MANIFEST, CheckpointManifest, rank_file
 from optbench.execution import Execution
 from optbench.files.tensor_file import write_tensors
 from tests.checkpoints.checkpointed_runs import Runs, config_of
@@ -26,8 +26,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSES_S", (0.0, 0.0))
 
 
-def keeper_of(root: Path) -> CheckpointKeeper:
-    return CheckpointKeeper(place_of(root, "r"), Execution(checkpoint_steps=1), STEPS)
+def keeper_of(root: Path) -> CheckpointManager:
+    return CheckpointManager(checkpoint_directory(root, "r"), Execution(checkpoint_steps=1), STEPS)
 
 
 def model_and_optimizer() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -35,18 +35,18 @@ def model_and_optimizer() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(model.parameters())
 
 
-def keep(keeper: CheckpointKeeper, *steps: int) -> None:
+def keep(checkpointer: CheckpointManager, *steps: int) -> None:
     model, optimizer = model_and_optimizer()
     for step in steps:
-        keeper.save(model, optimizer, loop_state(step))
-        assert keeper._writer.is_free(30)
+        checkpointer.save(model, optimizer, loop_state(step))
+        assert checkpointer._writer.is_free(30)
 
 
 def away(times: int) -> Callable[..., Any]:
     """``Place.streams`` of a store that is away so many times."""
-    real, left = Place.streams, [times]
+    real, left = CheckpointDirectory.streams, [times]
 
-    def streams(self: Place, manifest: Manifest) -> Any:
+    def streams(self: CheckpointDirectory, manifest: CheckpointManifest) -> Any:
         left[0] -= 1
         if left[0] >= 0:
             raise OSError("503 slow down")
@@ -59,27 +59,27 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(keeper_of(tmp_path), 40, 50)
-    monkeypatch.setattr(Place, "streams", away(2))
-    keeper = keeper_of(tmp_path)
-    found = keeper.resume(*model_and_optimizer())
+    monkeypatch.setattr(CheckpointDirectory, "streams", away(2))
+    checkpointer = keeper_of(tmp_path)
+    found = checkpointer.resume(*model_and_optimizer())
     assert found is not None
     assert found.steps_taken == 50
-    assert keeper.record() == {"resumed_at_steps": [50], "checkpoints_written": 2}
+    assert checkpointer.record() == {"resumed_at_steps": [50], "checkpoints_written": 2}
 
 
 def test_what_could_not_be_read_stays_though_the_one_before_it_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(keeper_of(tmp_path), 40, 50)
-    monkeypatch.setattr(Place, "streams", away(3))
-    keeper = keeper_of(tmp_path)
-    found = keeper.resume(*model_and_optimizer())
+    monkeypatch.setattr(CheckpointDirectory, "streams", away(3))
+    checkpointer = keeper_of(tmp_path)
+    found = checkpointer.resume(*model_and_optimizer())
     assert found is not None
     assert found.steps_taken == 40
-    (problem,) = keeper.record()["checkpoint_problems"]
+    (problem,) = checkpointer.record()["checkpoint_problems"]
     assert problem.endswith("step-00000050 is not used: OSError: 503 slow down")
-    keep(keeper, 43)
-    assert place_of(tmp_path, "r").steps() == [50, 43, 40]
+    keep(checkpointer, 43)
+    assert checkpoint_directory(tmp_path, "r").steps() == [50, 43, 40]
     other = keeper_of(tmp_path).resume(*model_and_optimizer())
     assert other is not None
     assert other.steps_taken == 50
@@ -87,12 +87,12 @@ def test_what_could_not_be_read_stays_though_the_one_before_it_is_used(
 
 def test_one_of_a_newer_schema_stays(tmp_path: Path) -> None:
     keep(keeper_of(tmp_path), 50)
-    path = Path(place_of(tmp_path, "r").folder(50), MANIFEST)
+    path = Path(checkpoint_directory(tmp_path, "r").folder(50), MANIFEST)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
-    keeper = keeper_of(tmp_path)
-    assert keeper.resume(*model_and_optimizer()) is None
-    keep(keeper, 5)
-    assert place_of(tmp_path, "r").steps() == [50, 5]
+    checkpointer = keeper_of(tmp_path)
+    assert checkpointer.resume(*model_and_optimizer()) is None
+    keep(checkpointer, 5)
+    assert checkpoint_directory(tmp_path, "r").steps() == [50, 5]
 
 
 def test_one_that_an_optimizer_does_not_take_stays(tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ def test_one_that_an_optimizer_does_not_take_stays(tmp_path: Path) -> None:
 
     keep(keeper_of(tmp_path), 50)
     model = torch.nn.Linear(3, 3)
-    weight, keeper = model.weight.detach().clone(), keeper_of(tmp_path)
-    assert keeper.resume(model, Stubborn(model.parameters())) is None
+    weight, checkpointer = model.weight.detach().clone(), keeper_of(tmp_path)
+    assert checkpointer.resume(model, Stubborn(model.parameters())) is None
     assert torch.equal(model.weight, weight)
-    assert "KeyError: 'no room for it'" in keeper.record()["checkpoint_problems"][0]
-    keep(keeper, 5)
-    assert place_of(tmp_path, "r").steps() == [50, 5]
+    assert "KeyError: 'no room for it'" in checkpointer.record()["checkpoint_problems"][0]
+    keep(checkpointer, 5)
+    assert checkpoint_directory(tmp_path, "r").steps() == [50, 5]
 
 
 # What optimizers raise ---------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_a_state_dict_that_raises_costs_the_checkpoint_and_no_more(tmp_path: Pat
     runs = Runs(tmp_path, config_of(steps=3), build=lambda m: Speechless(m.parameters(), lr=0.01))
     part = runs.part()
     assert part.result is not None
-    assert part.keeper.record() == {
+    assert part.checkpointer.record() == {
         "checkpoints_failed": 3,
         "checkpoint_problems": [
             f"The checkpoint of step {step} was not written: RuntimeError: CUDA out of memory"
@@ -140,7 +140,9 @@ def test_a_state_dict_that_raises_on_going_on_starts_the_run_anew(tmp_path: Path
     part = again.part()
     assert part.result is not None
     assert part.resumed_at == []
-    assert "RuntimeError: CUDA out of memory" in part.keeper.record()["checkpoint_problems"][0]
+    assert (
+        "RuntimeError: CUDA out of memory" in part.checkpointer.record()["checkpoint_problems"][0]
+    )
 
 
 def test_a_state_dict_that_raises_on_one_rank_costs_all_of_them_the_checkpoint(
@@ -150,14 +152,14 @@ def test_a_state_dict_that_raises_on_one_rank_costs_all_of_them_the_checkpoint(
     world.train(range(3))
     world.optimizers[1].__class__ = Speechless
     world.save(3)
-    for keeper in world.keepers:
-        assert keeper.record() == {
+    for checkpointer in world.keepers:
+        assert checkpointer.record() == {
             "checkpoints_failed": 1,
             "checkpoint_problems": [
                 "The checkpoint of step 3 was not written: RuntimeError: CUDA out of memory"
             ],
         }
-    assert place_of(tmp_path, "r").steps() == []
+    assert checkpoint_directory(tmp_path, "r").steps() == []
 
 
 # What contradicts itself -------------------------------------------------------------------------
@@ -202,10 +204,12 @@ CONTRADICTIONS = {
 }
 
 
-def forge(place: Place, step: int, spoil: Callable[[list[Any], list[Tensors]], object]) -> None:
+def forge(
+    directory: CheckpointDirectory, step: int, spoil: Callable[[list[Any], list[Tensors]], object]
+) -> None:
     """Change a checkpoint of two ranks and make its checksums right again."""
-    folder = Path(place.folder(step))
-    manifest, files = place.manifest(step), [folder / rank_file(rank, 2) for rank in range(2)]
+    folder = Path(directory.folder(step))
+    manifest, files = directory.manifest(step), [folder / rank_file(rank, 2) for rank in range(2)]
     tensors = [{n: t.clone() for n, t in load_file(file).items()} for file in files]
     facts = list(manifest.facts)
     spoil(facts, tensors)
@@ -213,7 +217,7 @@ def forge(place: Place, step: int, spoil: Callable[[list[Any], list[Tensors]], o
     for file, own in zip(files, tensors, strict=True):
         with file.open("wb") as opened:
             written.append(write_tensors(opened, own))
-    place.complete(Manifest("r", step, tuple(written), tuple(facts)))
+    directory.complete(CheckpointManifest("r", step, tuple(written), tuple(facts)))
 
 
 @pytest.fixture(scope="module")
@@ -236,14 +240,14 @@ def test_what_contradicts_itself_is_refused_by_all_before_anything_is_changed(
     folder.mkdir(parents=True)
     for file, data in written.items():
         (folder / file).write_bytes(data)
-    forge(place_of(tmp_path, "r"), 3, spoil)
+    forge(checkpoint_directory(tmp_path, "r"), 3, spoil)
     reading = World(tmp_path, BUILDS["adamw"], readers, seed=4)
     start = {key: torch.as_tensor(value).clone() for key, value in reading.state().items()}
     assert reading.resume() == [None] * readers
-    for keeper in reading.keepers:
-        (problem,) = keeper.record()["checkpoint_problems"]
+    for checkpointer in reading.keepers:
+        (problem,) = checkpointer.record()["checkpoint_problems"]
         assert reason in problem
-        assert keeper._writer.superseded == {3}
+        assert checkpointer._writer.superseded == {3}
     after = reading.state()
     assert after.keys() == start.keys()
     assert all(torch.equal(torch.as_tensor(after[key]), start[key]) for key in start)
@@ -255,10 +259,10 @@ def test_one_of_the_last_step_without_its_last_losses_is_refused(
 ) -> None:
     runs = Runs(tmp_path, config_of(steps=4))
     runs.part()
-    place = place_of(tmp_path, runs.config.run_id)
-    manifest = place.manifest(4)
+    directory = checkpoint_directory(tmp_path, runs.config.run_id)
+    manifest = directory.manifest(4)
     manifest.facts[0]["loop"][curve].clear()
-    place.complete(manifest)
+    directory.complete(manifest)
     part = runs.part(seed=1)
     assert part.resumed_at == [3]
-    assert f"but its {curve} ends at 0" in part.keeper.record()["checkpoint_problems"][0]
+    assert f"but its {curve} ends at 0" in part.checkpointer.record()["checkpoint_problems"][0]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from optbench.checkpoints.manifest import CheckpointError
 from optbench.checkpoints.root import CheckpointRoot
-from optbench.cli import single_session
+from optbench.cli import train as single_session
 from optbench.config import RunConfig
 from optbench.executors.processes import InlineExecutor
 from optbench.store.store import RunRecord, RunStore, Status
@@ -37,11 +37,11 @@ def test_the_default_is_a_folder_of_the_store_and_a_url_is_taken_as_it_is(tmp_pa
 
 
 def test_a_failed_run_keeps_its_checkpoints_and_others_lose_theirs(tmp_path: Path) -> None:
-    place = CheckpointRoot(tmp_path)
+    directory = CheckpointRoot(tmp_path)
     leave(tmp_path, record_of().run_id, "other")
-    place.discard(record_of(status="failed", loss=None))
+    directory.discard(record_of(status="failed", loss=None))
     assert record_of().run_id in names(tmp_path)
-    place.discard(record_of(status="diverged", loss=None))
+    directory.discard(record_of(status="diverged", loss=None))
     assert names(tmp_path) == {"other"}
 
 
@@ -114,8 +114,8 @@ def test_what_cannot_be_removed_is_said_and_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    place = CheckpointRoot(tmp_path / "file")
-    place.discard(record_of())
+    directory = CheckpointRoot(tmp_path / "file")
+    directory.discard(record_of())
     said = f"Checkpoints of finished runs stay in {tmp_path / 'file'}: "
     assert [text.startswith(said) for text in caplog.messages] == [True]
 
@@ -137,7 +137,7 @@ def test_a_sweep_tells_of_every_record_when_it_is_in_the_store(tmp_path: Path) -
             Silent(),
             on_stored=lambda record: told.append((record.run_id, record.run_id in store.records)),
         )
-        sweep.carry_out([asking_for(configs)])
+        sweep.run([asking_for(configs)])
     assert told == [(config.run_id, True) for config in configs]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from optbench.checkpoints import keeper as keeper_module
-from optbench.checkpoints.checkpoint import place_of
-from optbench.checkpoints.keeper import CheckpointKeeper
-from optbench.checkpoints.training_state import ONLY, SavedState, Seat, snapshot
+from optbench.checkpoints import manager as keeper_module
+from optbench.checkpoints.checkpoint import checkpoint_directory
+from optbench.checkpoints.manager import CheckpointManager
+from optbench.checkpoints.training_state import SINGLE_RANK, RankInfo, SavedState, snapshot
 from optbench.execution import Execution
 from optbench.files.tensor_file import TensorStream
 from tests.checkpoints.world import BUILDS, STEPS, Meeting, World, everyone, loop_state
@@ -85,8 +85,8 @@ def test_where_the_file_of_one_rank_is_damaged_all_take_the_checkpoint_before(
     assert [loop.steps_taken for loop in reading.resume() if loop is not None] == [3, 3]
     after = {name: torch.as_tensor(v) for name, v in reading.state().items()}
     assert all(torch.equal(after[name], before[name]) for name in before)
-    for keeper in reading.keepers:
-        assert "rank-1-of-2.safetensors has" in keeper.record()["checkpoint_problems"][0]
+    for checkpointer in reading.keepers:
+        assert "rank-1-of-2.safetensors has" in checkpointer.record()["checkpoint_problems"][0]
 
 
 def test_where_one_rank_cannot_read_all_take_the_checkpoint_before_and_none_is_changed(
@@ -111,7 +111,7 @@ def test_where_one_rank_cannot_read_all_take_the_checkpoint_before_and_none_is_c
     monkeypatch.setattr(keeper_module, "PAUSES_S", (0.0,))
     assert reading.resume() == [None, None]
     assert len(broken) == 2
-    assert all(not keeper._writer.superseded for keeper in reading.keepers)
+    assert all(not checkpointer._writer.superseded for checkpointer in reading.keepers)
     after = reading.state()
     assert after.keys() == start.keys()
     assert all(torch.equal(torch.as_tensor(after[name]), start[name]) for name in start)
@@ -120,22 +120,22 @@ def test_where_one_rank_cannot_read_all_take_the_checkpoint_before_and_none_is_c
 def test_a_rank_that_cannot_write_costs_the_checkpoint_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from optbench.checkpoints.checkpoint import Place
+    from optbench.checkpoints.checkpoint import CheckpointDirectory
 
     writers = World(tmp_path, BUILDS["adamw"], 2)
     writers.train(range(3))
-    real = Place.write
+    real = CheckpointDirectory.write
 
-    def write(self: Place, step: int, name: str, write: Any) -> Any:
+    def write(self: CheckpointDirectory, step: int, name: str, write: Any) -> Any:
         if name.startswith("rank-1"):
             raise OSError("no space")
         return real(self, step, name, write)
 
-    monkeypatch.setattr(Place, "write", write)
+    monkeypatch.setattr(CheckpointDirectory, "write", write)
     writers.save(3)
-    assert place_of(tmp_path, "r").steps() == []
-    for keeper in writers.keepers:
-        assert keeper.record() == {
+    assert checkpoint_directory(tmp_path, "r").steps() == []
+    for checkpointer in writers.keepers:
+        assert checkpointer.record() == {
             "checkpoints_failed": 1,
             "checkpoint_problems": ["The checkpoint of step 3 was not written: OSError: no space"],
         }
@@ -144,17 +144,19 @@ def test_a_rank_that_cannot_write_costs_the_checkpoint_and_no_more(
 def test_the_clock_of_the_first_rank_decides_for_all(tmp_path: Path) -> None:
     meeting = Meeting(2)
     keepers = [
-        CheckpointKeeper(
-            place_of(tmp_path, "r"),
-            Execution(checkpoint_minutes=1e-9 if rank == 0 else 60),
+        CheckpointManager(
+            checkpoint_directory(tmp_path, "r"),
+            Execution(checkpoint_interval=1e-9 if rank == 0 else 60),
             STEPS,
-            seat=Seat(rank, 2),
+            rank_info=RankInfo(rank, 2),
             gather=meeting.gather_of(rank),
         )
         for rank in range(2)
     ]
-    due = everyone([lambda k=k: [s for s in range(1, 31) if k.due(s)] for k in keepers])
-    assert due == [[10, 20, 30]] * 2
+    should_save = everyone(
+        [lambda k=k: [s for s in range(1, 31) if k.should_save(s)] for k in keepers]
+    )
+    assert should_save == [[10, 20, 30]] * 2
 
 
 def test_tensors_are_named_by_parameter_and_state() -> None:
@@ -166,5 +168,5 @@ def test_tensors_are_named_by_parameter_and_state() -> None:
     assert taken.facts["optimizer"]["state"]["head.weight"]["dict"]["step"] == 2
     second = snapshot(world.model, world.optimizers[0], loop_state(2), rank=1)
     assert not any(name.startswith("model/") for name in second.tensors)
-    saved = SavedState([taken.facts], ONLY)
+    saved = SavedState([taken.facts], SINGLE_RANK)
     assert saved.wanted(world.model, world.optimizers[0]) == set(taken.tensors)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from optbench.checkpoints.checkpoint import place_of
-from optbench.checkpoints.keeper import CheckpointKeeper
+from optbench.checkpoints.checkpoint import checkpoint_directory
 from optbench.checkpoints.loop_state import LoopState
-from optbench.checkpoints.training_state import Seat, held_names
+from optbench.checkpoints.manager import CheckpointManager
+from optbench.checkpoints.training_state import RankInfo, held_names
 from optbench.execution import Execution
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer, parameter_groups
 from optbench.training.model import Llama
@@ -49,10 +49,10 @@ def everyone(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
     """What the jobs give, each in a thread of its own."""
     results: list[Any] = [None] * len(jobs)
 
-    def carry_out(number: int) -> None:
+    def run(number: int) -> None:
         results[number] = jobs[number]()
 
-    threads = [threading.Thread(target=carry_out, args=(n,)) for n in range(len(jobs))]
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(jobs))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -77,13 +77,13 @@ class World:
         for rank in range(self.num_ranks):
             own = [{**g, **self._dealt(g, rank)} for g in groups]
             self.optimizers.append(self.build([g for g in own if g["params"]]))
-        meeting, place = Meeting(self.num_ranks), place_of(self.root, "r")
+        meeting, directory = Meeting(self.num_ranks), checkpoint_directory(self.root, "r")
         self.keepers = [
-            CheckpointKeeper(
-                place,
+            CheckpointManager(
+                directory,
                 Execution(checkpoint_steps=1),
                 STEPS,
-                seat=Seat(rank, self.num_ranks),
+                rank_info=RankInfo(rank, self.num_ranks),
                 gather=meeting.gather_of(rank),
             )
             for rank in range(self.num_ranks)
@@ -111,11 +111,11 @@ class World:
     def save(self, step: int) -> None:
         def job(rank: int) -> Callable[[], None]:
             def save() -> None:
-                keeper = self.keepers[rank]
-                assert keeper.due(step)
-                keeper.save(self.model, self.optimizers[rank], loop_state(step, rank))
-                assert keeper._writer.is_free(30)
-                keeper.close()
+                checkpointer = self.keepers[rank]
+                assert checkpointer.should_save(step)
+                checkpointer.save(self.model, self.optimizers[rank], loop_state(step, rank))
+                assert checkpointer._writer.is_free(30)
+                checkpointer.close()
 
             return save
 

@@ -29,7 +29,7 @@ def test_a_killed_training_goes_on_and_its_checkpoints_go_when_its_record_comes(
     tmp_path: Path,
 ) -> None:
     store, kept = tmp_path / "store", tmp_path / "kept"
-    often = command(store, "--checkpoint-minutes", "0.0001", "--checkpoints", str(kept))
+    often = command(store, "--checkpoint-interval", "0.0001", "--checkpoint-dir", str(kept))
     process = subprocess.Popen(often, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
     while not list(kept.glob("*/step-*/checkpoint.json")):

@@ -1,4 +1,4 @@
-"""How a run is carried out, on the command line."""
+"""How a run is executed, on the command line."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ from optbench.cli import main
 from optbench.cli.execution_options import execution_options
 from optbench.execution import Execution
 from optbench.execution_settings import ExecutionSettings
-from optbench.study.study_file import find_study
+from optbench.study.file import find_study
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])
@@ -27,10 +27,10 @@ def test_the_help_says_how_the_device_can_be_used(verb: str) -> None:
     for option in (
         "--micro-batch",
         "--memory-gb",
-        "--checkpointing",
+        "--activation-checkpointing",
         "--compile",
-        "--checkpoint-minutes",
-        "--checkpoints",
+        "--checkpoint-interval",
+        "--checkpoint-dir",
         "--devices-per-run",
     ):
         assert option in told
@@ -39,7 +39,7 @@ def test_the_help_says_how_the_device_can_be_used(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["train", "run"])
 def test_a_place_where_no_checkpoint_can_be_kept_is_refused_at_once(verb: str) -> None:
-    done = CliRunner().invoke(main, [verb, "--checkpoints", "nosuch://bucket"])
+    done = CliRunner().invoke(main, [verb, "--checkpoint-dir", "nosuch://bucket"])
     assert done.exit_code == 2
     assert done.stderr.startswith("Error: Checkpoints cannot be kept in 'nosuch://bucket' (")
 
@@ -55,10 +55,12 @@ def test_minutes_between_checkpoints_are_passed_on_and_none_is_never(
     def verb(execution: ExecutionSettings, checkpoints: str | None) -> None:
         seen.append((execution.execution(), checkpoints))
 
-    given = [] if minutes is None else ["--checkpoint-minutes", minutes, "--checkpoints", "s3://b"]
+    given = (
+        [] if minutes is None else ["--checkpoint-interval", minutes, "--checkpoint-dir", "s3://b"]
+    )
     assert CliRunner().invoke(verb, given).exit_code == 0
     place = None if minutes is None else "s3://b"
-    assert seen == [(Execution(checkpoint_minutes=kept), place)]
+    assert seen == [(Execution(checkpoint_interval=kept), place)]
 
 
 def test_more_devices_than_sequences_are_refused_before_anything_is_prepared() -> None:
@@ -82,12 +84,21 @@ def test_a_study_with_a_smaller_batch_than_devices_is_refused() -> None:
     [
         ([], ExecutionSettings()),
         (
-            ["--compile", "--checkpointing", "--devices-per-run", "2", "--memory-gb", "1.5"],
-            ExecutionSettings(compile=True, checkpointing=True, devices_per_run=2, memory_gb=1.5),
+            [
+                "--compile",
+                "--activation-checkpointing",
+                "--devices-per-run",
+                "2",
+                "--memory-gb",
+                "1.5",
+            ],
+            ExecutionSettings(
+                compile=True, activation_checkpointing=True, devices_per_run=2, memory_gb=1.5
+            ),
         ),
         (
-            ["--no-compile", "--no-checkpointing", "--micro-batch", "4"],
-            ExecutionSettings(compile=False, checkpointing=False, micro_batch=4),
+            ["--no-compile", "--no-activation-checkpointing", "--micro-batch", "4"],
+            ExecutionSettings(compile=False, activation_checkpointing=False, micro_batch=4),
         ),
     ],
 )
@@ -120,3 +131,21 @@ def test_the_table_of_a_study_file_holds_and_an_option_goes_before_it(tmp_path: 
     arguments = ["run", str(study), "--devices-per-run", "2000"]
     done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
     assert "was to be shared out among 2000 devices." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--checkpointing"], "--activation-checkpointing"),
+        (["--no-checkpointing"], "--no-activation-checkpointing"),
+        (["--checkpoint-minutes", "0"], "--checkpoint-interval"),
+        (["--checkpoints", "s3://bucket"], "--checkpoint-dir"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["train", "run"])
+def test_an_option_s_old_name_is_answered_by_its_new_one(
+    verb: str, old: list[str], new: str
+) -> None:
+    result = CliRunner().invoke(main, [verb, *old])
+    assert result.exit_code == 2
+    assert f"{old[0]} is now {new}." in result.output

@@ -36,17 +36,17 @@ def test_a_real_process_prints_the_path_of_the_baseline() -> None:
     for fragment in (
         "adamw in d32 1x (32.8k non-embedding parameters, 655k tokens), study nano, phase I",
         "Answer: lr=0.016, beta1=0.6, beta2=0.98, weight_decay=0.1; found in 11 runs, certified; "
-        "test loss 4.100 ± 0.016 on 6 fresh seeds.",
+        "test loss 4.100 ± 0.016 on 6 held-out seeds.",
         "τ = 0.0112 nats",
         "on 4 seeds (0, 1, 2, 3)",
         "spreads by σ = 0.0245",
         "beta1 0.9 → 0.8: loss 4.1874 → 4.1443, better by 0.0431 = 3.8 τ",
         "beta1 0.8 → 0.6: loss 4.1443 → 4.1305, better by 0.0138 = 1.2 τ",
-        "0.2    4.1532     −0.0343   −3.1  better  6ae8e5120c",
+        "0.2    4.1532     −0.0343   −3.1  better    6ae8e5120c",
         "Certified: 8 single changes of the winner were tried",
         "beta2  0.95   4.1400     +0.0094   +0.8  tie     0384668743",
         "Another loss is lower than the winner's, but by no more than τ: a tie",
-        "lr: stable, 0.016 is near-best in all 4 cells.",
+        "lr: stable, 0.016 is tied with the best in all 4 cells.",
         "beta1, beta2: cannot be fitted, 1 cell; the power law needs 3.",
         "Mean test loss: 4.100 ± 0.016 nats per token (95 % interval).",
     ):
@@ -77,14 +77,14 @@ def test_a_real_process_prints_the_path_of_the_baseline() -> None:
 def test_every_move_of_the_others_is_printed(optimizer: str, moves: list[str]) -> None:
     output = text_of("d32 1x", optimizer)
     plural = "" if len(moves) == 1 else "s"
-    assert f"Path: {len(moves)} move{plural}, loss" in output
+    assert f"Path: {len(moves)} update{plural}, loss" in output
     assert [line for line in output.splitlines() if " → " in line][1:] == [f"  {m}" for m in moves]
 
 
 def test_the_cell_may_be_written_without_a_space() -> None:
     first, *others = (text_of(cell, "adamw") for cell in ("d32 2x", "d32-2x", "d32@2"))
     assert others == [first, first]
-    assert "Path: no move" in first
+    assert "Path: no update" in first
     assert "Began at the winner in d32 1x: lr=0.016, loss 3.9247." in first
 
 

@@ -46,7 +46,7 @@ def store(tmp_path: Path, corpus: Corpus) -> Path:
 def config_file(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of ten steps on the synthetic corpus, which the cache holds as if it had a recipe."""
     manifest = corpus.manifest
-    monkeypatch.setattr("optbench.cli.single_session.prepared_corpus", lambda *_: manifest)
+    monkeypatch.setattr("optbench.cli.train.prepared_corpus", lambda *_: manifest)
     monkeypatch.setenv("OPTBENCH_CACHE", str(corpus.directory.parent))
     config = run_config().with_fingerprint(manifest.fingerprint)
     path = tmp_path / "run.json"

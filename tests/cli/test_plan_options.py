@@ -36,7 +36,7 @@ def test_cells_are_listed_on_request() -> None:
 def test_json_carries_what_was_asked_for() -> None:
     done = plan("nano", "--device", "h100", "--price", "2", "--format", "json")
     found = json.loads(done.stdout)
-    assert found["rental"]["mfu"] == 0.4
+    assert found["allocation"]["mfu"] == 0.4
     assert found["price"] == pytest.approx(found["device_s"] / 3600 * 2)
 
 
@@ -44,7 +44,7 @@ def test_json_carries_what_was_asked_for() -> None:
     ("words", "message"),
     [
         (["--price", "2", "--devices", "8"], "--price and --devices can only be given with --dev"),
-        (["--device", "h100", "--workers", "64"], "With --device, --devices says how many runs go"),
+        (["--device", "h100", "--workers", "64"], "With --device, --devices is how many runs go"),
         (["--device", "h1000"], "'h1000' is not one of 'h100', 'h200', 'b200', 'a100'"),
         (["--device", "h100", "--mfu", "0"], "0.0 is not in the range 0<x<=1"),
     ],

@@ -12,13 +12,13 @@ from click.testing import CliRunner, Result
 from optbench.cli import main
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
 from optbench.published import read_published
-from optbench.recommend.place import Place
 from optbench.recommend.recommendation import Recommendation, recommend
 from optbench.recommend.sources import published_source, study_source
+from optbench.recommend.target import Target
 from optbench.report.recommend_formats import as_python, as_toml
 from optbench.schedule import lr_factor
 from optbench.store.store import RunStore
-from optbench.study.study_file import read_study
+from optbench.study.file import read_study
 from optbench.training import curvature_estimates
 from optbench.training.model import Llama
 from optbench.training.trainer import clipped_parameters
@@ -44,7 +44,7 @@ def invoke(*arguments: str) -> Result:
 def found() -> Recommendation:
     variants = {name: cls.paper for name, cls in OPTIMIZERS.items()}
     source = published_source(read_published(), variants)
-    return recommend(source, Place(params=760e6, tokens=60e9))
+    return recommend(source, Target(params=760e6, tokens=60e9))
 
 
 def test_the_table_fits_a_terminal_and_flags_every_value() -> None:
@@ -54,11 +54,11 @@ def test_the_table_fits_a_terminal_and_flags_every_value() -> None:
     assert max(map(len, lines)) <= 100
     assert lines[0].startswith("760M non-embedding parameters, 60B tokens: 3.95x Chinchilla.")
     row = next(line for line in lines if line.startswith("muon  "))
-    assert re.search(r"1\.2\d \[1\.\d\d, 1\.\d\d\] +−0\.01\d\d \[−.*\] +3\.04 GB +outside", row)
+    assert re.search(r"1\.2\d \[1\.\d\d, 1\.\d\d\] +−0\.01\d\d \[−.*\] +3\.04 GB +1.42x size", row)
     rate = next(line for line in lines if line.startswith("lr "))
     assert rate.split() == [
-        *("lr", "0.004", "[0.00286,", "0.00721]", "trend"),
-        *("12", "cells,", "outside", "1.42x", "size"),
+        *("lr", "0.004", "[0.00286,", "0.00721]", "scaling", "fit"),
+        *("12", "1.42x", "size"),
     ]
     assert "= batch in tokens" in done.output
     clip = next(line for line in lines if line.startswith("clip_norm"))
@@ -80,7 +80,7 @@ def test_json_has_the_numbers_of_the_table() -> None:
         "ratio": pytest.approx(60e9 / 15.2e9),
     }
     (adamw,) = content["optimizers"]
-    assert adamw["reach"]["flag"] == "interpolated"
+    assert adamw["extrapolation"]["flag"] == "interpolated"
     assert adamw["plan"]["batch_tokens"] == 1_048_576
     rate = next(h for h in adamw["hyperparameters"] if h["axis"] == "lr")
     assert rate["low"] < rate["value"] == 0.004 < rate["high"]
@@ -157,7 +157,7 @@ def test_curvature_is_estimated_along_another_direction_each_time(
     assert one is not None
     script = as_python(dataclasses.replace(found, optimizers=(one,)))
     states: list[bytes] = []
-    give = curvature_estimates.give_curvature
+    give = curvature_estimates.update_curvature
 
     def record(
         optimizer: CurvatureOptimizer,
@@ -168,7 +168,7 @@ def test_curvature_is_estimated_along_another_direction_each_time(
         states.append(generator.get_state().numpy().tobytes())
         give(optimizer, model, tokens, generator)
 
-    monkeypatch.setattr(curvature_estimates, "give_curvature", record)
+    monkeypatch.setattr(curvature_estimates, "update_curvature", record)
     exec(compile(script.replace("range(2)", "range(24)"), "sophia.py", "exec"), {})
     assert len(states) > 1
     assert len(set(states)) == len(states)
@@ -187,7 +187,7 @@ def test_a_study_of_ones_own_is_answered_from_and_not_compared_from_afar() -> No
     assert done.exit_code == 0, done.output
     text = " ".join(done.output.split())
     assert "extrapolated 3.05x in size" in text
-    assert "copied nearest cell, 3.05x size" in text
+    assert "nearest cell 3.05x size" in text
     assert "No comparison with the published results: 100k parameters are 1.34k times" in text
 
 
@@ -198,7 +198,7 @@ def test_a_study_of_ones_own_is_compared_with_the_published_results(
     from optbench.report.recommend_table import print_recommendation
 
     own = recommend(
-        study_source(RunStore.read(NANO_ALL), "mine"), Place(params=32768, tokens=655360)
+        study_source(RunStore.read(NANO_ALL), "mine"), Target(params=32768, tokens=655360)
     )
     print_recommendation(own, found, console())
     text = capsys.readouterr().out

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from optbench.data.corpus import Document, Package, Recipe, Source
+from optbench.data.corpus import CorpusSource, Document, Package, Recipe
 from optbench.data.shards import Corpus, open_corpus, prepare_recipe
 
 VOCAB_SIZE = 300
@@ -25,8 +25,8 @@ def documents(source: str, count: int = 60, words: int = 60) -> Iterator[Documen
 def recipe(count: int = 60) -> Recipe:
     """Three sources, weights 2 : 2 : 1."""
 
-    def source(name: str, weight: int) -> Source:
-        return Source(name, weight, lambda: documents(name, count))
+    def source(name: str, weight: int) -> CorpusSource:
+        return CorpusSource(name, weight, lambda: documents(name, count))
 
     packages = {f"{name}pkg": Package(f"{name}pkg", "1.0", "MIT") for name in WEIGHTS}
     sources = tuple(source(name, weight) for name, weight in WEIGHTS.items())

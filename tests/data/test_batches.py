@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from optbench.data.batches import MixtureSchedule, TokenBatches
 from optbench.data.corpus import DataError
-from optbench.data.shards import Corpus, Manifest, Shard
+from optbench.data.shards import Corpus, CorpusManifest, Shard
 
 SEQ_LEN = 7
 WIDTH = SEQ_LEN + 1
@@ -27,13 +27,13 @@ class NumberedCorpus(Corpus):
         return np.arange(length, dtype="<u2") + 10_000 * SOURCES.index(source)
 
 
-def _manifest(lengths: tuple[int, int, int]) -> Manifest:
+def _manifest(lengths: tuple[int, int, int]) -> CorpusManifest:
     shards = tuple(
         Shard(split, source, length, 1, length, "")
         for split in ("train", "validation", "test")
         for source, length in zip(SOURCES, lengths, strict=True)
     )
-    return Manifest(
+    return CorpusManifest(
         corpus="numbered",
         vocab_size=40_000,
         eod_id=0,

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optbench.data.corpus import (
+    CorpusSource,
     DataError,
     Document,
-    Source,
     arithmetic,
     cut,
     package_folder,
@@ -91,7 +91,7 @@ def test_every_piece_of_a_document_is_in_the_split_of_the_document() -> None:
     long = [
         Document("prose", f"p/{i}", "\n\n".join(f"{i} {n}" for n in range(3000))) for i in range(40)
     ]
-    pieces = read_pieces(Source("prose", 1, lambda: long))
+    pieces = read_pieces(CorpusSource("prose", 1, lambda: long))
     assert len(pieces) > 2 * len(long)
     expected = {document.name: split_of(document) for document in long}
     assert len(set(expected.values())) == 3
@@ -124,7 +124,7 @@ def test_equal_texts_are_kept_once_whatever_their_names() -> None:
         Document("code", "p/c", "y"),
     ]
     assert [document.name for document in unique(twins)] == ["p/a", "p/c"]
-    assert len(read_pieces(Source("code", 1, lambda: twins))) == 2
+    assert len(read_pieces(CorpusSource("code", 1, lambda: twins))) == 2
 
 
 def test_capping_keeps_the_same_documents_in_whatever_order_they_come() -> None:
@@ -138,8 +138,8 @@ def test_capping_keeps_the_same_documents_in_whatever_order_they_come() -> None:
 
 
 def test_pieces_are_shuffled_the_same_way_every_time() -> None:
-    pieces = read_pieces(Source("prose", 1, lambda: documents("prose")))
-    backwards = read_pieces(Source("prose", 1, lambda: reversed(list(documents("prose")))))
+    pieces = read_pieces(CorpusSource("prose", 1, lambda: documents("prose")))
+    backwards = read_pieces(CorpusSource("prose", 1, lambda: reversed(list(documents("prose")))))
     assert pieces == backwards
     assert [p.name for p in pieces] != sorted(p.name for p in pieces)
 

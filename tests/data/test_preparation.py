@@ -28,7 +28,7 @@ from optbench.data.mixture_recipe import MixtureRecipe, Stream, TextSource
 from optbench.data.parts import Part
 from optbench.data.preparation import prepare_mixture
 from optbench.data.readers import read_part
-from optbench.data.reading import Place, TextBatch
+from optbench.data.reading import ReadPosition, TextBatch
 from optbench.data.recipe_file import read_recipe
 from optbench.data.retries import Patience
 from optbench.data.tokenizer import load_tokenizer, train_tokenizer
@@ -368,7 +368,7 @@ def test_a_file_in_two_tables_is_refused_with_both(table: str, tmp_path: Path) -
 
 
 def test_a_tokenizer_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
-    path, batch = tmp_path / "tokenizer.json", TextBatch(("ba ba ba ba ko",), Place(1))
+    path, batch = tmp_path / "tokenizer.json", TextBatch(("ba ba ba ba ko",), ReadPosition(1))
     stream = Stream(TextSource(name="web"), (("train", 1),), 0)
     lengths: list[int] = []
     for text in ("ba ba ba ko ko", "mi re su ta lo ne pi ga"):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from optbench.cli import session, single_session
+from optbench.cli import run as session
+from optbench.cli import train as single_session
 from optbench.config import ConfigError
 from optbench.data.batches import TokenBatches
 from optbench.data.corpus import DataError
@@ -27,8 +28,8 @@ from optbench.data.prepared import (
 )
 from optbench.data.shards import Corpus
 from optbench.executors.choice import ExecutorChoice
-from optbench.study.corpus_at_start import check_corpus
-from optbench.study.study_file import find_study, read_study
+from optbench.study.file import find_study, read_study
+from optbench.study.preflight import check_corpus
 from optbench.training.run import run
 from tests.builders import TINY_CONFIG
 from tests.data.folders import toy_recipe
@@ -171,7 +172,7 @@ def test_a_study_is_refused_before_it_trains_if_its_corpus_is_too_small(
     study = read_study(find_study("nano"))
     with pytest.raises(ConfigError) as error:
         session.run_study(
-            study, tmp_path / "out", ExecutorChoice(), Console(quiet=True), session.Sitting()
+            study, tmp_path / "out", ExecutorChoice(), Console(quiet=True), session.SessionOptions()
         )
     found = "\n".join(error.value.problems)
     for split in ("validation", "test"):

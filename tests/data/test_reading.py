@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optbench.data import reading
 from optbench.data.corpus import DataError
 from optbench.data.parts import Listing, Part
-from optbench.data.reading import Place, SourceReader
+from optbench.data.reading import ReadPosition, SourceReader
 from optbench.data.retries import Patience
 
 
@@ -23,8 +23,8 @@ def reader(lengths: list[int], side_by_side: int, documents: int = 0) -> SourceR
     return SourceReader("web", Listing(parts, documents, ""), side_by_side, open_part, Patience())
 
 
-def all_texts(one: SourceReader, start: Place | None = None) -> list[str]:
-    return [text for batch in one.batches(start or Place()) for text in batch.texts]
+def all_texts(one: SourceReader, start: ReadPosition | None = None) -> list[str]:
+    return [text for batch in one.batches(start or ReadPosition()) for text in batch.texts]
 
 
 shapes = st.lists(st.integers(0, 9), min_size=1, max_size=8)
@@ -41,7 +41,7 @@ def test_reading_goes_on_from_any_place(lengths: list[int], lanes: int, size: in
     one = reader(lengths, lanes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BATCH_DOCUMENTS", size)
-        batches = list(one.batches(Place()))
+        batches = list(one.batches(ReadPosition()))
         whole = [text for batch in batches for text in batch.texts]
         for batch in batches[:-1]:
             assert all_texts(one, batch.after) == whole[batch.after.documents :]
@@ -54,7 +54,7 @@ def test_files_take_turns_and_a_new_one_takes_the_place_of_one_that_ended() -> N
 
 def test_a_batch_ends_at_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "BATCH_CHARS", 6)
-    assert [batch.texts for batch in reader([5], 1).batches(Place())] == [
+    assert [batch.texts for batch in reader([5], 1).batches(ReadPosition())] == [
         ("0/0", "0/1"),
         ("0/2", "0/3"),
         ("0/4",),

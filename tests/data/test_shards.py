@@ -13,10 +13,10 @@ import pytest
 
 from optbench.data import shards
 from optbench.data.batches import TokenBatches
-from optbench.data.corpus import SPLITS, DataError, Recipe, Source, read_pieces, split_of
+from optbench.data.corpus import SPLITS, CorpusSource, DataError, Recipe, read_pieces, split_of
 from optbench.data.shards import (
     Corpus,
-    Manifest,
+    CorpusManifest,
     default_cache_dir,
     open_corpus,
     prepare,
@@ -40,7 +40,7 @@ def copy(toy_corpus: Corpus, tmp_path: Path) -> Path:
 def test_the_shards_hold_every_document_once_and_in_its_split(toy_corpus: Corpus) -> None:
     tokenizer = load_tokenizer(toy_corpus.tokenizer_path)
     for source in WEIGHTS:
-        pieces = read_pieces(Source(source, 1, lambda source=source: documents(source)))
+        pieces = read_pieces(CorpusSource(source, 1, lambda source=source: documents(source)))
         for split in SPLITS:
             tokens = toy_corpus.tokens(split, source)
             ends = np.flatnonzero(tokens == toy_corpus.manifest.eod_id)
@@ -70,7 +70,7 @@ def test_the_manifest_counts_what_the_files_hold(toy_corpus: Corpus) -> None:
 
 def test_the_manifest_comes_back_from_its_file(toy_corpus: Corpus) -> None:
     raw = json.loads((toy_corpus.directory / "manifest.json").read_text())
-    assert Manifest.from_dict(raw) == toy_corpus.manifest
+    assert CorpusManifest.from_dict(raw) == toy_corpus.manifest
 
 
 def test_preparing_twice_gives_the_same_bytes(toy_corpus: Corpus, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_prepared_corpus_is_not_prepared_again(tmp_path: Path) -> None:
     def unreadable() -> list[object]:
         raise AssertionError("read again")
 
-    source = Source("prose", 1, unreadable)  # pyright: ignore[reportArgumentType]
+    source = CorpusSource("prose", 1, unreadable)  # pyright: ignore[reportArgumentType]
     again = Recipe("toy", (source,), dict)
     assert prepare_recipe(again, VOCAB_SIZE, tmp_path, quiet) == first
 
@@ -151,7 +151,7 @@ def test_a_kill_while_building_leaves_no_finished_folder(
 
 
 def test_the_second_of_two_racing_processes_takes_the_folder_of_the_first(tmp_path: Path) -> None:
-    first: list[Manifest] = []
+    first: list[CorpusManifest] = []
 
     def overtake(stage: str, share: float) -> None:
         if stage == "prepared":

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from optbench.executors.ray_cluster import ClusterError, Share, carried_out
+from optbench.executors.ray_cluster import ClusterError, ResourceRequest, run_pickled
 
 HERE = {"optbench": "1", "commit": None, "torch": "2"}
 
@@ -103,7 +103,7 @@ class MadeUpCluster:
                 "problem": "",
             },
             "initialize": lambda: None,
-            "carry_out": lambda: carried_out(arguments[0]),
+            "run": lambda: run_pickled(arguments[0]),
         }
         call = Call(worker, name, answers[name])
         with self._lock:
@@ -124,10 +124,10 @@ class MadeUpCluster:
 
     # What the executor asks for.
 
-    def share(self, devices: int, cpus: float, gpus: float | None) -> Share:
-        return Share(1, 0)
+    def request(self, devices: int, cpus: float, gpus: float | None) -> ResourceRequest:
+        return ResourceRequest(1, 0)
 
-    def room(self, share: Share, refused: Collection[str]) -> int:
+    def room(self, request: ResourceRequest, refused: Collection[str]) -> int:
         with self._lock:
             there = [name for name, up in self.known.items() if up and name not in refused]
             return sum(self.cpus[name] for name in there)
@@ -137,7 +137,7 @@ class MadeUpCluster:
     def machines(self) -> dict[str, bool]:
         return dict(self.known)
 
-    def start_worker(self, share: Share, refused: Collection[str]) -> Worker:
+    def start_worker(self, request: ResourceRequest, refused: Collection[str]) -> Worker:
         if self.is_left:
             raise ClusterError("left")
         self.started += 1
@@ -145,7 +145,7 @@ class MadeUpCluster:
 
     def end_worker(self, worker: Worker) -> None: ...
 
-    def is_loss(self, error: BaseException) -> bool:
+    def is_worker_failure(self, error: BaseException) -> bool:
         return isinstance(error, GoneError)
 
     def is_unreachable(self, error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Where a study's jobs are carried out: how many at a time, and what cannot be asked for."""
+"""Where a study's jobs are executed: how many at a time, and what cannot be asked for."""
 
 from __future__ import annotations
 

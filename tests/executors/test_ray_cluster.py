@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optbench.executors.ray_cluster import ClusterError, Home, Share
+from optbench.executors.ray_cluster import ClusterError, ResourceRequest, WorkerInfo
 from optbench.executors.ray_executor import RayExecutor
 from tests.executors import executor_jobs as jobs
 
@@ -15,17 +15,17 @@ from tests.executors import executor_jobs as jobs
 @pytest.mark.parametrize(
     ("share", "resources", "times"),
     [
-        (Share(1, 0), {"CPU": 4.0}, 4),
-        (Share(1, 1), {"CPU": 96.0, "GPU": 8.0}, 8),
-        (Share(24, 1), {"CPU": 96.0, "GPU": 8.0}, 4),
-        (Share(1, 1), {"CPU": 96.0}, 0),
-        (Share(0.5, 1 / 3), {"CPU": 2.0, "GPU": 1.0}, 3),
-        (Share(0, 2), {"GPU": 5.0}, 2),
-        (Share(2, 0), {}, 0),
+        (ResourceRequest(1, 0), {"CPU": 4.0}, 4),
+        (ResourceRequest(1, 1), {"CPU": 96.0, "GPU": 8.0}, 8),
+        (ResourceRequest(24, 1), {"CPU": 96.0, "GPU": 8.0}, 4),
+        (ResourceRequest(1, 1), {"CPU": 96.0}, 0),
+        (ResourceRequest(0.5, 1 / 3), {"CPU": 2.0, "GPU": 1.0}, 3),
+        (ResourceRequest(0, 2), {"GPU": 5.0}, 2),
+        (ResourceRequest(2, 0), {}, 0),
     ],
 )
 def test_a_machine_holds_as_many_workers_as_it_has_shares(
-    share: Share, resources: dict[str, float], times: int
+    share: ResourceRequest, resources: dict[str, float], times: int
 ) -> None:
     assert share.fits(resources) == times
 
@@ -34,13 +34,13 @@ def test_a_machine_holds_as_many_workers_as_it_has_shares(
 def test_a_share_of_nothing_is_refused(cpus: float, gpus: float) -> None:
     message = f"^A run needs CPUs or GPUs, but got {cpus} CPUs and {gpus} GPUs\\.$"
     with pytest.raises(ValueError, match=message):
-        Share(cpus, gpus)
+        ResourceRequest(cpus, gpus)
 
 
 def test_a_share_is_told_in_words() -> None:
-    assert str(Share(1, 0)) == "1 CPU"
-    assert str(Share(2, 0.5)) == "2 CPUs and 0.5 GPUs"
-    assert str(Share(0, 1)) == "1 GPU"
+    assert str(ResourceRequest(1, 0)) == "1 CPU"
+    assert str(ResourceRequest(2, 0.5)) == "2 CPUs and 0.5 GPUs"
+    assert str(ResourceRequest(0, 1)) == "1 GPU"
 
 
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +79,8 @@ def test_an_address_of_the_environment_at_which_nothing_answers_is_an_error(
         RayExecutor(1, initialize=jobs.nothing, address="auto")
 
 
-def home(log: str, host: str) -> Home:
-    return Home(node_id="n", host=host, log=log, code={}, problem="")
+def home(log: str, host: str) -> WorkerInfo:
+    return WorkerInfo(node_id="n", host=host, log=log, code={}, problem="")
 
 
 def test_a_log_on_this_machine_is_quoted_and_another_one_is_named(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ QUICK_HEALTH_CHECKS = {
 
 
 class Nodes:
-    """A Ray cluster whose head carries out nothing, and nodes that can be killed."""
+    """A Ray cluster whose head executes nothing, and nodes that can be killed."""
 
     def __init__(self) -> None:
         head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
@@ -136,7 +136,7 @@ def test_when_every_node_is_lost_the_jobs_wait_for_the_next(
 def test_a_job_that_fells_its_machines_is_given_up(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optbench.executors.ray_losses.MAX_LOST_MACHINES", 0)
+    monkeypatch.setattr("optbench.executors.worker_failures.MAX_LOST_MACHINES", 0)
     first = nodes.add()
     with RayExecutor(initialize=jobs.nothing) as executor:
         future = executor.submit(jobs.begin_wait_and_end, tmp_path, "a")

@@ -16,7 +16,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
 
 @pytest.fixture(scope="session")
 def undisturbed_on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    """The same where two processes carry out each run: sums in another order, other last bits."""
+    """The same where two processes execute each run: sums in another order, other last bits."""
     return left_alone(TinyStudy(tmp_path_factory.mktemp("two_ranks"), options=TWO_RANKS))
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0  # a busy machine
 DONE, GIVEN_UP, REFUSED = 0, 1, 2
 EVENTS = "OPTBENCH_TEST_EVENTS"
-TWO_RANKS = ("--devices-per-run", "2", "--checkpoint-minutes", "0.001")
+TWO_RANKS = ("--devices-per-run", "2", "--checkpoint-interval", "0.001")
 TEXT = """
 name = "tiny"
 baseline = "adamw"
@@ -136,7 +136,7 @@ def a_worker(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
 
 
 def a_rank(driver: subprocess.Popen[str], study: TinyStudy) -> int | None:
-    """One of the processes that carry out a run together; not their worker, not their agent."""
+    """One of the processes that execute a run together; not their worker, not their agent."""
     ranks = [pid for pid in processes_of(study) if "rank_process" in _command_of(pid)]
     return max(ranks, default=None)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import resource
 
-from optbench.cli import main, session
+from optbench.cli import main
+from optbench.cli import run as session
 from optbench.study.planning import plan
 from tests.faults import jobs
 

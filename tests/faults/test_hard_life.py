@@ -31,7 +31,7 @@ FILE_BYTES = 7000  # of the records, three runs and a part of the next
 
 
 @dataclass(frozen=True, slots=True)
-class Sitting:
+class SessionOptions:
     """A driver that has ended.
 
     Args:
@@ -45,18 +45,18 @@ class Sitting:
 
 @dataclass(frozen=True, slots=True)
 class HardLife:
-    """Three sittings with one study, and what a second driver was told in the middle one."""
+    """Three sessions with one study, and what a second driver was told in the middle one."""
 
     study: TinyStudy
-    disk_full: Sitting
-    lion_broken: Sitting
+    disk_full: SessionOptions
+    lion_broken: SessionOptions
     second: Result
-    last: Sitting
+    last: SessionOptions
 
 
-def sit(study: TinyStudy, driver: subprocess.Popen[str]) -> Sitting:
+def sit(study: TinyStudy, driver: subprocess.Popen[str]) -> SessionOptions:
     output, _ = driver.communicate(timeout=PATIENCE_S)
-    return Sitting(driver.returncode, output, tuple(study.stored()))
+    return SessionOptions(driver.returncode, output, tuple(study.stored()))
 
 
 def wait_for_owner(study: TinyStudy) -> None:
@@ -105,7 +105,7 @@ def test_an_optimizer_that_breaks_stops_itself_alone(life: HardLife) -> None:
     assert {r.config["optimizer"]["name"] for r in records} == {"adamw", "lion"}
     (line,) = re.findall(r"^lion lr=0\.001 .* failed, tried again: .*$", sitting.output, re.M)
     assert "faults" in line  # the folder that holds no corpus
-    assert re.search(r"^lion lr=0\.001 .* failed, given up: ", sitting.output, re.MULTILINE)
+    assert re.search(r"^lion lr=0\.001 .* failed, abandoned: ", sitting.output, re.MULTILINE)
     assert re.search(r"^Run \w{16} \(lion, .* failed 2 times\. Its log: ", sitting.output, re.M)
     (log,) = (life.study.store / "failed").iterdir()
     assert str(log) in sitting.output
@@ -141,7 +141,7 @@ def test_after_all_this_the_study_ends_like_an_undisturbed_one(
 
 
 def test_times_are_those_of_a_clock_that_does_not_jump(life: HardLife) -> None:
-    """The clocks of the second sitting went years back and forth."""
+    """The clocks of the second session went years back and forth."""
     store = RunStore.read(life.study.store)
     assert all(0 < record.wall_s < PATIENCE_S for record in store.records.values())
     ends = [entry["wall_s"] for entry in store.journal if entry["kind"] == "session_end"]
@@ -156,14 +156,14 @@ mount -t tmpfs -o size={size} none {folder} && cp -r {source}/. {folder} && {the
 """
 
 
-def on_a_disk_of_its_own(folder: Path, source: Path, size: str, then: str) -> Sitting:
+def on_a_disk_of_its_own(folder: Path, source: Path, size: str, then: str) -> SessionOptions:
     """Run a command where a folder is a small disk, which only that command sees."""
     script = ON_A_DISK_OF_ITS_OWN.format(folder=folder, source=source, size=size, then=then)
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
         capture_output=True, text=True, timeout=PATIENCE_S, cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    return Sitting(done.returncode, done.stdout + done.stderr, ())
+    return SessionOptions(done.returncode, done.stdout + done.stderr, ())
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def sweep(store: RunStore, job: Callable[[RunConfig], RunRecord], *configs: RunC
         yield [config]
 
     observer = Observer()
-    Sweep(store, InlineExecutor(), job, observer).carry_out([task(one) for one in configs])
+    Sweep(store, InlineExecutor(), job, observer).run([task(one) for one in configs])
     return observer
 
 
@@ -49,7 +49,7 @@ def test_gradients_that_are_no_numbers_make_a_run_diverge(
     optimizer: str, noticed: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the method goes on for some steps before the loss is looked at."""
-    plain, steps = Accumulation.leave_gradients, iter(range(1000))
+    plain, steps = Accumulation.accumulate_gradients, iter(range(1000))
 
     def poisoned(self: Accumulation, batch: object) -> torch.Tensor:
         loss = plain(self, batch)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def test_gradients_that_are_no_numbers_make_a_run_diverge(
                 parameter.grad.fill_(torch.nan)
         return loss
 
-    monkeypatch.setattr(Accumulation, "leave_gradients", poisoned)
+    monkeypatch.setattr(Accumulation, "accumulate_gradients", poisoned)
     if noticed == "at the end":
         monkeypatch.setattr(trainer, "CURVE_POINTS", 1)
     config = run_config(optimizer, num_tokens=25 * 4 * 16, clip_norm=0.0, num_evals=1)

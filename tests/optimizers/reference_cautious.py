@@ -3,7 +3,7 @@
 Source: Liang et al., "Cautious Optimizers: Improving Training with One Line of Code",
 arXiv 2411.16085. The authors' code (mask mean of one tensor, at least 1e-3) is the default; the
 form of Wen et al. (arXiv 2509.02046) is `scaling="mean_plus_eps"` and, where layers are stacked
-in one leaf, `stacks`.
+in one leaf, `batched_norms`.
 
     u  = (m/(1 − β1^t)) / (√(v/(1 − β2^t)) + ε)
     μ  = 1[u g > 0]

@@ -22,7 +22,7 @@ from optbench.optimizers import (
     infer_roles,
     parameter_groups,
 )
-from optbench.training.distributed.ranks import Ranks
+from optbench.training.distributed.process_group import ProcessGroup
 from optbench.training.distributed.sharded_optimizer import sharded
 from tests.optimizers.trajectories import (
     Shape,
@@ -209,7 +209,7 @@ def test_ranks_share_filters_and_experts_by_what_they_keep(build: Build):
     shapes: tuple[Shape, ...] = ((3, 4, 10), (6, 2, 3, 3), (4, 4))
     params, alone = parameters(shapes), parameters(shapes)
     groups = [{"params": params[:1], "matrix_layout": "experts"}, {"params": params[1:]}]
-    parts = [sharded(build, groups, Ranks(rank, 2)) for rank in range(2)]
+    parts = [sharded(build, groups, ProcessGroup(rank, 2)) for rank in range(2)]
     for part in parts:
         part._optimizer_step_post_hooks.clear()  # nothing is sent: both are in this process
     for step in range(1, STEPS + 1):
@@ -224,10 +224,10 @@ def test_ranks_share_filters_and_experts_by_what_they_keep(build: Build):
 
 def test_the_work_of_filters_and_experts_is_counted():
     group = Muon(parameters(((4, 4),))).param_groups[0]
-    one = Muon.update_work((4, 18), group, 10)
-    assert Muon.update_work((4, 2, 3, 3), group, 10) == one
-    assert Muon.update_work((5, 4, 18), group, 10) == one * 5
+    one = Muon.update_flops((4, 18), group, 10)
+    assert Muon.update_flops((4, 2, 3, 3), group, 10) == one
+    assert Muon.update_flops((5, 4, 18), group, 10) == one * 5
     (group,) = Scion(
         [{"params": parameters(((5, 4, 18),)), "matrix_layout": "experts"}]
     ).param_groups
-    assert Scion.update_work((5, 4, 18), group, 10) == Scion.update_work((4, 18), group, 10) * 5
+    assert Scion.update_flops((5, 4, 18), group, 10) == Scion.update_flops((4, 18), group, 10) * 5

@@ -189,14 +189,14 @@ def step_once(optimizer: Sophia, params: list[nn.Parameter], step: int = 1) -> N
 def test_an_estimate_is_due_after_every_interval():
     params = parameters()
     optimizer = Sophia(params, curvature_interval=3)
-    due: list[int] = []
+    should_save: list[int] = []
     for step in range(1, 10):
         step_once(optimizer, params, step)
         if optimizer.curvature_due():
-            due.append(step)
+            should_save.append(step)
             optimizer.update_curvature(batch_tokens=1)
             assert not optimizer.curvature_due()
-    assert due == [3, 6, 9]
+    assert should_save == [3, 6, 9]
 
 
 def test_nothing_is_due_before_the_first_step():

@@ -30,7 +30,7 @@ def test_the_table_of_muon_is_recomputed() -> None:
     ):
         assert f"| `{name}` | {' | '.join(map(text, row))} |" in PAGE
     for one in (known[0], known[2]):
-        assert f" {text(one.shared)} " in PAGE
+        assert f" {text(one.joint)} " in PAGE
 
 
 def test_verdicts_are_those_of_the_page() -> None:
@@ -45,7 +45,7 @@ def test_verdicts_are_those_of_the_page() -> None:
 
 def test_the_noise_is_that_of_the_figures() -> None:
     noise = paper_results().noise
-    assert f"In {noise.differing} of the {noise.told_twice} cells" in PAGE
+    assert f"In {noise.differing} of the {noise.reported_twice} cells" in PAGE
     assert f"by {noise.median_above:.4f} nats in the median" in PAGE
     assert f"In {noise.of_another_row} of the {noise.differing}" in PAGE
     assert f"up to {noise.sweep_runs['muon']} for Muon" in PAGE
@@ -56,7 +56,7 @@ def test_the_noise_is_that_of_the_figures() -> None:
 
 
 def test_trends_and_the_largest_deviation_are_those_of_the_analysis() -> None:
-    for trend in paper_results().shared.trends:
+    for trend in paper_results().joint.trends:
         if trend.optimizer in ("muon", "soap"):
             ends = f"[{trend.low:.3f}, {trend.high:.3f}]"
             assert f"{trend.value:.3f} {ends}".replace("-", "−") in PAGE

@@ -62,7 +62,7 @@ def test_over_sizes_there_are_two_ratios_and_the_joint_fit() -> None:
 def test_estimators_without_a_number_are_left_out() -> None:
     traces = estimator_panel(paper_results()).figure["data"]
     names = [trace["name"] for trace in traces]
-    assert names.count("paper") == names.count("shared") == 12
+    assert names.count("paper") == names.count("joint") == 12
     assert names.count("interpolate") == 9  # a bound at 8×
     for trace in traces:
         assert trace["error_x"]["array"][0] >= 0

@@ -35,8 +35,8 @@ def test_the_tie_is_explained() -> None:
     (tie,) = [axis for axis in paper_results().sensitive if axis.agreement == "tie"]
     assert (tie.found, tie.published) == ((0.1, 0.2), (0.1, 0.3))
     assert tie.explanation == (
-        "Both pairs serve all cells: the near-best values of 520m 1x are 0.2, 0.3, of which 0.2 is "
-        "the best."
+        "Both pairs serve all cells: the statistically tied values of 520m 1x are 0.2, 0.3, of "
+        "which 0.2 is the best."
     )
 
 

@@ -23,7 +23,7 @@ def test_the_published_loss_is_the_least_of_the_sweep_and_no_second_run() -> Non
 
 def test_most_least_losses_are_another_row_of_their_table() -> None:
     noise = paper_results().noise
-    assert (noise.told_twice, noise.differing, noise.of_another_row) == (115, 51, 39)
+    assert (noise.reported_twice, noise.differing, noise.of_another_row) == (115, 51, 39)
     assert noise.median_above == pytest.approx(1.775e-3, abs=1e-6)
     assert noise.within_tie == 42
     assert noise.scatter == pytest.approx(4.23e-3, abs=1e-5)
@@ -38,6 +38,6 @@ def test_minima_are_over_different_numbers_of_runs() -> None:
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_noise_that_is_none_is_refused_and_no_other_called_measured(sigma: float) -> None:
-    said = r"above 0, but got .* The figures do not tell it; 0.002 is assumed"
+    said = r"above 0, but got .* The figures do not determine it; 0.002 is assumed"
     with pytest.raises(PaperError, match=said):
         checked_sigma(sigma)

@@ -79,7 +79,7 @@ def test_intervals_are_those_of_the_stated_noise() -> None:
 
 def test_the_baseline_has_no_interval_against_its_own_curve() -> None:
     own = speedup("adamw", "130m", 8.0)
-    assert (own.paper.low, own.interpolate, own.shared) == (None, None, None)
+    assert (own.paper.low, own.interpolate, own.joint) == (None, None, None)
 
 
 def test_beyond_the_baselines_budgets_the_paper_extrapolates_and_interpolation_gives_a_bound() -> (
@@ -92,13 +92,13 @@ def test_beyond_the_baselines_budgets_the_paper_extrapolates_and_interpolation_g
 
 
 def test_the_joint_fit_gives_one_speedup_for_a_size() -> None:
-    values = [speedup("muon", "1.2b", ratio).shared for ratio in (1.0, 8.0)]
+    values = [speedup("muon", "1.2b", ratio).joint for ratio in (1.0, 8.0)]
     assert values[0] == values[1]
     assert values[0] is not None
     assert (values[0].value, values[0].low, values[0].high) == pytest.approx(
         (1.147, 1.06, 1.24), abs=0.01
     )
-    small = speedup("muon", "130m", 1.0).shared
+    small = speedup("muon", "130m", 1.0).joint
     assert small is not None
     assert small.value == pytest.approx(1.370, abs=1e-3)
 

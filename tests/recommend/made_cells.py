@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from optbench.analysis.baseline import build_reference
 from optbench.analysis.cells import CellSummary
-from optbench.analysis.confirmation import Confirmed, SeedResult
+from optbench.analysis.confirmation import Replicates, SeedResult
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.spending import Spent
 from optbench.statistics.interpolation import Bound
@@ -44,12 +44,12 @@ def confirmed(
     cell: CellEntry,
     losses: Sequence[float],
     halfway: Sequence[float] = (),
-) -> Confirmed:
+) -> Replicates:
     """Seeds 0, 1, … with their test losses, which are their validation losses too."""
     curves = [[(cell.num_tokens, loss)] for loss in losses]
     for curve, loss in zip(curves, halfway, strict=False):
         curve.insert(0, (cell.num_tokens // 2, loss))
-    return Confirmed(
+    return Replicates(
         cell=cell,
         optimizer=optimizer,
         configuration={},

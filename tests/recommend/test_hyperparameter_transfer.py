@@ -59,8 +59,8 @@ def test_a_law_is_recovered_and_followed_outside_of_the_cells() -> None:
     assert trend.exponents == pytest.approx((-0.5, -0.5), abs=1e-12)
     found = only(transfer(cells, "adamw", 64e8, 16.0), "lr")
     assert found.value == pytest.approx(rate(64e8, 16.0))
-    assert (found.rule, found.num_cells) == ("trend", 6)
-    assert (found.size_beyond, found.ratio_beyond) == (4.0, 4.0)
+    assert (found.rule, found.num_cells) == ("scaling fit", 6)
+    assert (found.size_extrapolation, found.ratio_extrapolation) == (4.0, 4.0)
 
 
 def test_an_optimizer_with_a_level_of_its_own_shares_the_exponents_of_the_others() -> None:
@@ -94,7 +94,7 @@ def test_values_are_whole_and_on_the_grid_continued_by_its_own_step() -> None:
 
 
 def test_a_winner_counts_half_and_its_near_best_values_the_other_half() -> None:
-    # ln₂: winner −4, near-best {−4, −8} with mean −6, so −5 in either cell.
+    # ln₂: winner −4, statistically tied {−4, −8} with mean −6, so −5 in either cell.
     cells = [cell(n, 1.0, {"lr": 2.0**-4}, near={"lr": (2.0**-8,)}) for n in (1e8, 4e8)]
     assert only(transfer(cells, "adamw", 2e8, 1.0), "lr").value == 2.0**-5
 
@@ -114,7 +114,7 @@ def betas(size: float, beta: Value, **more: Any) -> TunedCell:
 def test_what_has_no_trend_keeps_the_value_that_won_most() -> None:
     cells = [betas(1e8, 0.8), betas(2e8, 0.8, near={"beta1": (0.9,)}), betas(4e8, 0.9)]
     found = only(transfer(cells, "adamw", 8e8, 1.0), "beta1")
-    assert (found.value, found.low, found.high, found.rule) == (0.8, 0.8, 0.9, "won most")
+    assert (found.value, found.low, found.high, found.rule) == (0.8, 0.8, 0.9, "mode")
 
 
 def test_a_value_that_diverged_at_the_nearest_size_is_not_recommended() -> None:
@@ -131,19 +131,23 @@ def test_what_fewer_than_two_cells_searched_is_copied_from_the_nearest_size() ->
     ]
     found = transfer(cells, "adamw", 8e8, 1.0)
     assert [(h.axis, h.value, h.rule) for h in found] == [
-        ("lr", 0.25, "copied"),
-        ("nesterov", False, "copied"),
+        ("lr", 0.25, "nearest cell"),
+        ("nesterov", False, "nearest cell"),
     ]
-    assert (found[0].size_beyond, found[0].ratio_beyond) == (2.0, 8.0)
+    assert (found[0].size_extrapolation, found[0].ratio_extrapolation) == (2.0, 8.0)
 
 
 def test_at_a_tuned_cell_its_winner_is_returned_though_others_say_otherwise() -> None:
     cells = [*law_cells(), cell(8e8, 2.0, {"lr": 0.5, "beta1": 0.7}, searched=("lr",))]
     here = only(transfer(cells, "adamw", 8e8 * 1.04, 2.0 / 1.04), "lr")
-    assert (here.value, here.rule, here.size_beyond) == (0.5, "tuned here", pytest.approx(1.04))
+    assert (here.value, here.rule, here.size_extrapolation) == (
+        0.5,
+        "tuned",
+        pytest.approx(1.04),
+    )
     assert float(here.low or 9) <= 0.5 <= float(here.high or 0)
-    assert only(transfer(cells, "adamw", 8e8 * 1.06, 2.0), "lr").rule == "trend"
-    assert only(transfer(cells, "adamw", 8e8, 2.0 * 1.06), "lr").rule == "trend"
+    assert only(transfer(cells, "adamw", 8e8 * 1.06, 2.0), "lr").rule == "scaling fit"
+    assert only(transfer(cells, "adamw", 8e8, 2.0 * 1.06), "lr").rule == "scaling fit"
 
 
 def test_near_best_numbers_are_told_in_order() -> None:

@@ -10,7 +10,7 @@ from optbench.recommend.speedup_transfer import (
     speedup_trends,
 )
 from optbench.statistics.efficiency import Efficiency, SizeTrend
-from optbench.statistics.shared_fit import SharedFit, SharedParameters
+from optbench.statistics.joint_fit import JointFit, JointParameters
 
 SIZES = (1e8, 2e8, 4e8)
 SPREAD = 1.959964 * 0.01  # of an efficiency's logarithm with a standard error of 0.01
@@ -28,7 +28,7 @@ def efficiency(optimizer: str, params: float, log: float) -> Efficiency:
     )
 
 
-def made_fit() -> SharedFit:
+def made_fit() -> JointFit:
     """Muon's and Soap's ln e fall by 0.1 for each e-fold of N; Lion's is 0."""
     logs = {"muon": 0.5, "soap": 0.4}
     points = [
@@ -41,10 +41,10 @@ def made_fit() -> SharedFit:
         SizeTrend(optimizer=name, value=0.0, low=-1.959964 * 0.02, high=1.959964 * 0.02)
         for name in ("muon", "soap", "lion")
     )
-    return SharedFit(baseline="adamw", efficiencies=tuple(points), trends=trends)
+    return JointFit(baseline="adamw", efficiencies=tuple(points), trends=trends)
 
 
-PARAMETERS = SharedParameters(
+PARAMETERS = JointParameters(
     floor=2.0,
     size_coefficient=0.5,
     size_exponent=0.3,
@@ -75,7 +75,7 @@ def test_the_interval_is_that_of_level_and_slope_and_grows() -> None:
 
 
 def test_one_size_says_nothing_of_the_interval_at_another() -> None:
-    fit = SharedFit(baseline="adamw", efficiencies=(efficiency("muon", 1e8, 0.3),))
+    fit = JointFit(baseline="adamw", efficiencies=(efficiency("muon", 1e8, 0.3),))
     trend = speedup_trends(fit)["muon"]
     assert trend.at(1e8).low == pytest.approx(math.exp(0.3 - SPREAD))
     assert trend.at(2e8) == Interval(value=math.exp(0.3), low=None, high=None)
@@ -95,6 +95,6 @@ def test_a_speed_up_of_four_halves_what_is_left_to_learn_at_an_exponent_of_a_hal
 
 
 def test_without_a_fit_there_are_no_speed_ups() -> None:
-    model = speedup_model(SharedFit(baseline="adamw", reason="Too few budgets."))
+    model = speedup_model(JointFit(baseline="adamw", reason="Too few budgets."))
     assert model.at("muon", 1e8, 1e9) is None
     assert model.reason == "Too few budgets."

@@ -1,4 +1,4 @@
-"""A study of several cells, carried out with losses that are a known law."""
+"""A study of several cells, executed with losses that are a known law."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from optbench.config import RunConfig
 from optbench.executors.processes import InlineExecutor
 from optbench.ladder import SIZES
 from optbench.store.store import RunRecord, RunStore
+from optbench.study.config import StudyConfig
+from optbench.study.file import read_study
 from optbench.study.study import Study
-from optbench.study.study_config import StudyConfig
-from optbench.study.study_file import read_study
 from optbench.study.sweep import Sweep
 from tests.study.test_study import Quiet, record_of
 
@@ -98,7 +98,7 @@ def simulate(config: StudyConfig, folder: Path) -> RunStore:
     with RunStore.open(folder) as store:
         study = Study(config, store, fingerprint="f")
         study.claim_store()
-        study.carry_out(Sweep(store, InlineExecutor(), simulated, Quiet()))
+        study.run(Sweep(store, InlineExecutor(), simulated, Quiet()))
     return store
 
 

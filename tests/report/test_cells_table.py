@@ -91,7 +91,7 @@ def test_without_a_speedup_the_difference_of_losses_stands_in_its_place() -> Non
 def test_a_brief_speedup_says_whether_it_can_be_told_from_one(ladder: StudySummary) -> None:
     row = row_in(ladder, "muon", "d32 1x")
     speedup = Speedup(value=1.3, low=0.9, high=1.6, estimator="paper", extrapolated=True, bound="")
-    unsure = dataclasses.replace(row, tokens=speedup, standing="cannot tell")
+    unsure = dataclasses.replace(row, tokens=speedup, standing="inconclusive")
     assert brief_text(unsure) == "(1.30†)"
     bound = dataclasses.replace(speedup, value=2.0, low=1.9, bound=">", extrapolated=False)
     assert brief_text(dataclasses.replace(row, tokens=bound, standing="faster")) == ">2.00"
@@ -107,11 +107,11 @@ def test_the_line_of_claims_counts_verdicts(ladder: StudySummary) -> None:
     claims = [
         dataclasses.replace(claim, verdict=verdict)
         for claim, verdict in zip(
-            ladder.claims, ["holds", "cannot tell", "holds", "does not hold"], strict=False
+            ladder.claims, ["holds", "inconclusive", "holds", "does not hold"], strict=False
         )
     ]
     assert claims_line(claims) == (
         "Claims of the paper, checked on this study: 2 × holds, 1 × does not hold, "
-        "1 × cannot tell; see the report."
+        "1 × inconclusive; see the report."
     )
     assert claims_line([claims[1]]) == ""

@@ -49,11 +49,11 @@ def test_the_sections_follow_the_order_of_events() -> None:
     assert list(sections(noise_entry(), tuning_entry())) == [
         "",
         "Start",
-        "Tie threshold",
-        "Path: 2 moves, loss 4.0000 → 3.9550",
+        "Noise threshold",
+        "Path: 2 updates, loss 4.0000 → 3.9550",
         "Certificate",
-        "Near-best configurations",
-        "Edges, refused candidates, diverged runs",
+        "Statistically tied configurations",
+        "At the grid's edge, refused candidates, diverged runs",
         "Sensitivity to scale",
         "Scaling laws, fitted now to the tunings so far",
     ]
@@ -64,7 +64,7 @@ def test_the_answer_comes_first() -> None:
         "adamw in d32 1x (32.8k non-embedding parameters, 655k tokens), study small, phase I, the "
         "full search.",
         "Answer: lr=0.064, beta2=0.98, weight_decay=0.1; found in 6 runs, certified; not yet "
-        "trained on fresh seeds.",
+        "trained on held-out seeds.",
     ]
 
 
@@ -77,7 +77,7 @@ def test_the_start_says_where_it_came_from_and_what_was_held() -> None:
 
 
 def test_the_threshold_says_how_it_was_made() -> None:
-    text = sections(tuning_entry(), noise_entry())["Tie threshold"]
+    text = sections(tuning_entry(), noise_entry())["Noise threshold"]
     assert "τ = 0.0100 nats" in text
     assert "Measured with adamw in d32 1x: two neighbouring configurations on 2 seeds." in text
     assert "spreads by σ = 0.0200" in text
@@ -85,14 +85,14 @@ def test_the_threshold_says_how_it_was_made() -> None:
 
 
 def test_a_threshold_that_is_more_than_the_noise_says_so() -> None:
-    text = sections(tuning_entry(), noise_entry(paired_sigma=0.004))["Tie threshold"]
+    text = sections(tuning_entry(), noise_entry(paired_sigma=0.004))["Noise threshold"]
     assert text.endswith("τ = 2.5 paired σ, by the tie_floor and tie_sigmas of the study file.")
-    exact = sections(tuning_entry(), noise_entry(paired_sigma=0.0))["Tie threshold"]
+    exact = sections(tuning_entry(), noise_entry(paired_sigma=0.0))["Noise threshold"]
     assert "τ = more than paired σ, by the tie_floor" in exact
 
 
 def test_every_move_has_its_gain_and_the_line_it_was_chosen_from() -> None:
-    text = sections(tuning_entry())["Path: 2 moves, loss 4.0000 → 3.9550"]
+    text = sections(tuning_entry())["Path: 2 updates, loss 4.0000 → 3.9550"]
     assert text.splitlines() == [
         "lr 0.016 → 0.032: loss 4.0000 → 3.9700, better by 0.0300 = 3.0 τ",
         "lr 0.032 → 0.064: loss 3.9700 → 3.9550, better by 0.0150 = 1.5 τ",
@@ -100,8 +100,8 @@ def test_every_move_has_its_gain_and_the_line_it_was_chosen_from() -> None:
         "lr       loss  difference  in τ            run",
         "0.008  4.0500     +0.0500  +5.0            run-0.008-",
         "0.016  4.0000                    start     run-0.016-",
-        "0.032  3.9700     −0.0300  −3.0  move 1    run-0.032-",
-        "0.064  3.9550     −0.0450  −4.5  move 2    run-0.064-",
+        "0.032  3.9700     −0.0300  −3.0  update 1  run-0.032-",
+        "0.064  3.9550     −0.0450  −4.5  update 2  run-0.064-",
         "0.128       –           –     –  diverged  run-0.128-",
     ]
 
@@ -115,8 +115,8 @@ def test_what_ties_with_the_end_of_a_move_is_not_called_better() -> None:
             for lr, loss in ((0.008, 4.001), (0.016, 4.0), (0.032, 3.97), (0.064, 3.965))
         ],
     )
-    text = sections(entry)["Path: 1 move, loss 4.0000 → 3.9700"]
-    assert "0.032  3.9700     −0.0300  −3.0  moved here" in text
+    text = sections(entry)["Path: 1 update, loss 4.0000 → 3.9700"]
+    assert "0.032  3.9700     −0.0300  −3.0  update" in text
     assert "0.064  3.9650     −0.0350  −3.5  tie with 0.032" in text
     assert "0.008  4.0010     +0.0010  +0.1  tie with the start" in text
 
@@ -132,7 +132,7 @@ def test_a_move_from_a_diverged_start_has_no_gain() -> None:
     )
     found = sections(entry)
     assert "beta2=0.98, diverged." in found["Start"]
-    path = found["Path: 1 move, loss – → 4.0000"]
+    path = found["Path: 1 update, loss – → 4.0000"]
     assert "lr 0.016 → 0.008: from a diverged run to loss 4.0000" in path
 
 
@@ -198,7 +198,7 @@ def test_nothing_is_certified_where_no_change_was_tried(changes: dict[str, Any],
     assert "ertified:" not in told
     assert "lr=0.016, beta2=0.98, weight_decay=0.1" in found["Start"]
     assert ": ," not in told
-    assert "Near-best configurations" not in found
+    assert "Statistically tied configurations" not in found
     journal = read_journal([study_entry(), entry])
     (tuning,) = journal.tunings.values()
     assert (tuning.certified, tuning.certificate) == (False, "nothing tried")
@@ -216,26 +216,26 @@ def test_a_winner_that_diverged_is_not_certified() -> None:
     )
     found = sections(lost)
     assert found["Certificate"].startswith("Not certified: the winner's own run diverged")
-    assert found["Near-best configurations"] == "None: every run diverged."
+    assert found["Statistically tied configurations"] == "None: every run diverged."
     assert "Sensitivity to scale" not in found
 
 
 def test_a_lower_loss_that_ties_is_explained() -> None:
     lower = line_tuning(1.0, {0.016: 4.0, 0.032: 3.995})
     lower["start"] = lower["incumbent"] = {"lr": 0.016}
-    text = sections(lower)["Near-best configurations"]
+    text = sections(lower)["Statistically tied configurations"]
     assert "Another loss is lower than the winner's, but by no more than τ" in text
-    assert "Another loss" not in sections(tuning_entry())["Near-best configurations"]
+    assert "Another loss" not in sections(tuning_entry())["Statistically tied configurations"]
 
 
 def test_edges_refusals_and_divergence_are_listed_or_denied() -> None:
     entry = tuning_entry(
         edges=[{"axis": "lr", "value": 0.064, "note": "at the end of the candidates"}]
     )
-    title = "Edges, refused candidates, diverged runs"
+    title = "At the grid's edge, refused candidates, diverged runs"
     record = record_of(loss=None, status="diverged", error="the loss was not finite")
     assert sections(entry, records={"run-0.128-0.98": record})[title].splitlines() == [
-        "Edge: the winner's lr 0.064 is at the end of the candidates.",
+        "At the grid's edge: the winner's lr 0.064 is at the end of the candidates.",
         "Refused before it cost anything: lr=0.064, beta2=0.99. β2 is too large.",
         "Diverged: lr=0.128, beta2=0.98 (run run-0.128-). the loss was not finite",
     ]
@@ -246,14 +246,14 @@ def test_an_unfinished_search_is_no_answer() -> None:
     config = run_config("muon", Cell("d32", SIZES["d32"], 1.0), START, 0)
     run = record_of(config, loss=4.2)
     found = sections(noise_entry(), optimizer="muon", records={run.run_id: run})
-    assert list(found) == ["", "Tie threshold"]
+    assert list(found) == ["", "Noise threshold"]
     assert "No answer yet: its search here has not ended. 1 of its runs" in found[""]
     assert f"Lowest validation loss so far: 4.2000 (run {run.run_id[:10]})." in found[""]
 
 
 def test_axes_of_which_the_same_is_said_share_a_line() -> None:
     found = sections(tuning_entry())
-    assert "lr, beta2: cannot tell, searched in d32 1x only." in found["Sensitivity to scale"]
+    assert "lr, beta2: inconclusive, searched in d32 1x only." in found["Sensitivity to scale"]
     assert found["Scaling laws, fitted now to the tunings so far"] == (
         "lr, beta2: cannot be fitted, 1 cell; the power law needs 3."
     )
@@ -267,9 +267,10 @@ def test_the_recorded_sensitivity_is_a_table_by_cell_with_verdicts() -> None:
         "lr     0.064       0.032",
         "beta2  0.95, 0.98  0.98",
         "eps    1e-08       –",
-        "lr: sensitive to scale, no value is near-best in all 2 cells; 0.032, 0.064 cover them.",
-        "beta2: stable, 0.98 is near-best in all 2 cells.",
-        "eps: cannot tell, searched in d32 1x only.",
+        "lr: sensitive to scale, no value is tied with the best in all 2 cells; 0.032, 0.064 cover "
+        "them.",
+        "beta2: stable, 0.98 is tied with the best in all 2 cells.",
+        "eps: inconclusive, searched in d32 1x only.",
     ]
 
 
@@ -383,7 +384,7 @@ def test_no_line_ends_in_spaces_and_a_pipe_gets_no_colours() -> None:
 
 def test_fresh_seeds_are_listed_with_their_mean_and_the_loss_of_the_search() -> None:
     text = printed(1000, is_terminal=False)
-    seeds = text[text.index("Fresh seeds") :]
+    seeds = text[text.index("Held-out seeds") :]
     assert [line.split()[0] for line in seeds.splitlines()[2:8]] == [
         "1000", "1001", "1002", "1003", "1004", "1005",
     ]  # fmt: skip

@@ -74,7 +74,7 @@ def test_every_claim_has_its_verdict_and_its_evidence(page: Page, summary: Study
     verdicts = [
         attributes["class"]
         for tag, attributes in page.elements
-        if tag == "span" and attributes.get("class") in ("holds", "does-not-hold", "cannot-tell")
+        if tag == "span" and attributes.get("class") in ("holds", "does-not-hold", "inconclusive")
     ]
     told = [claim.verdict.replace(" ", "-") for claim in summary.claims]
     assert [verdict for verdict in verdicts if verdict in told][-9:] == told
@@ -133,9 +133,9 @@ def test_every_figure_of_a_study_of_cells_has_its_place(ladder_page: Page) -> No
 def test_remarks_on_the_joint_fit_are_not_called_missing(
     ladder_store: RunStore, ladder: StudySummary
 ) -> None:
-    shared = dataclasses.replace(ladder.shared, remarks=("It does not fit.",))
+    joint = dataclasses.replace(ladder.joint, remarks=("It does not fit.",))
     missing = ("d64 1x: a run is absent.", "Joint fit of all cells: It does not fit.")
-    changed = dataclasses.replace(ladder, shared=shared, missing=missing)
+    changed = dataclasses.replace(ladder, joint=joint, missing=missing)
     text = Page(render_report(changed, ladder_store)).text
     assert "d64 1x: a run is absent." in text
     assert text.count("It does not fit.") == 1

@@ -15,10 +15,10 @@ import optbench
 from optbench.analysis.claims.claim import times_text
 from optbench.analysis.summary import StudySummary
 from optbench.published import read_published
-from optbench.recommend.place import Place
 from optbench.recommend.recommendation import recommend
 from optbench.recommend.sources import published_source
 from optbench.recommend.speedup_transfer import Interval
+from optbench.recommend.target import Target
 from optbench.report.cells_table import place_text
 from optbench.report.html import render_report
 from optbench.report.recommend_table import print_recommendation
@@ -73,7 +73,7 @@ def test_a_ratio_has_one_interval_everywhere(
 
 
 def test_a_recommendation_has_the_same_intervals() -> None:
-    place = Place(params=760e6, tokens=60e9)
+    place = Target(params=760e6, tokens=60e9)
     known = recommend(published_source(read_published()), place, ["muon"])
     for low, high, text in ENDS:
         one = dataclasses.replace(

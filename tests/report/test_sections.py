@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from optbench.analysis.summary import StudySummary
-from optbench.report.sections import ScaleSections, beyond_text, scale_sections
+from optbench.report.sections import ScaleSections, extrapolation_text, scale_sections
 from optbench.store.journal import Journal, read_journal
 from optbench.store.journal_entries import AxisPredictionEntry
 from optbench.store.store import RunStore
@@ -62,8 +62,8 @@ def test_the_joint_fit_has_a_speedup_for_each_size_and_a_trend(
     assert joint is not None
     assert joint.sizes == (32_768, 73_728, 131_072)
     muon, lion = joint.rows
-    assert muon.trend == ladder.shared.trends[0]
-    found = [ladder.shared.efficiency("muon", params) for params in joint.sizes]
+    assert muon.trend == ladder.joint.trends[0]
+    found = [ladder.joint.efficiency("muon", params) for params in joint.sizes]
     assert [s.value for s in muon.speedups if s] == [e.value for e in found if e]
     assert lion.speedups[1:] == (None, None)
     assert lion.trend is None
@@ -72,8 +72,8 @@ def test_the_joint_fit_has_a_speedup_for_each_size_and_a_trend(
 def test_without_a_joint_fit_there_is_no_table_of_it(
     ladder: StudySummary, journal: Journal
 ) -> None:
-    shared = dataclasses.replace(ladder.shared, efficiencies=(), trends=(), reason="Too few.")
-    found = scale_sections(dataclasses.replace(ladder, shared=shared), journal)
+    joint = dataclasses.replace(ladder.joint, efficiencies=(), trends=(), reason="Too few.")
+    found = scale_sections(dataclasses.replace(ladder, joint=joint), journal)
     assert found.joint is None
     assert [place.title for place in found.over_size] == ["Cell by cell, at data ratio 1×"]
 
@@ -100,4 +100,4 @@ def test_extrapolation_is_told_in_factors(
     (entry, *_) = next(iter(journal.predictions.values())).axes
     assert isinstance(entry, AxisPredictionEntry)
     changed = dataclasses.replace(entry, size_extrapolation=size, ratio_extrapolation=ratio)
-    assert beyond_text(changed) == text
+    assert extrapolation_text(changed) == text

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from optbench.statistics.joint_fit import CellLoss, JointFit, fit_joint
 from optbench.statistics.noise import (
     Difference,
     SeedNoise,
@@ -15,7 +16,6 @@ from optbench.statistics.noise import (
     paired_difference,
     pooled_noise,
 )
-from optbench.statistics.shared_fit import CellLoss, SharedFit, fit_shared
 from optbench.statistics.speedup import (
     BaselineLosses,
     CurveEstimator,
@@ -98,8 +98,8 @@ class SimulatedLosses:
             seed=self.seed,
         )
 
-    def shared(self, replicates: int = 400, *, by_size: bool = False) -> SharedFit:
-        return fit_shared(
+    def shared(self, replicates: int = 400, *, by_size: bool = False) -> JointFit:
+        return fit_joint(
             self.cells,
             self.noise,
             baseline=BASELINE,

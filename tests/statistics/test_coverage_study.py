@@ -76,7 +76,7 @@ def run_studies(scenario: Scenario, studies: int, *key: int, replicates: int = 4
             found = fit.efficiency(name)
             assert found is not None
             truth = true_efficiency(scenario, name, ratio)
-            tally.note("shared", found.low, truth, found.high)
+            tally.note("joint", found.low, truth, found.high)
             change, other = study.difference(name), true_loss(scenario, BASELINE, size, ratio)
             low, high = change.value - change.half_width, change.value + change.half_width
             truth = true_loss(scenario, name, size, ratio) - other
@@ -154,7 +154,7 @@ STEEPER = Scenario(
 def test_a_joint_fit_whose_model_is_wrong_says_so_and_covers(scenario: Scenario) -> None:
     tally = run_studies(scenario, 60, 21)
     assert tally.misfits >= 59
-    assert tally.coverage("shared") >= 0.95
+    assert tally.coverage("joint") >= 0.95
 
 
 @pytest.mark.slow
@@ -208,5 +208,5 @@ def test_joint_intervals_cover_in_a_few_studies(name: str) -> None:
         for optimizer, truth in SCENARIOS[name].efficiency.items():
             found = fit.efficiency(optimizer)
             assert found is not None
-            tally.note("shared", found.low, truth, found.high)
-    assert 0.9 <= tally.coverage("shared") <= 0.99
+            tally.note("joint", found.low, truth, found.high)
+    assert 0.9 <= tally.coverage("joint") <= 0.99

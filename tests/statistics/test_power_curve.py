@@ -26,7 +26,7 @@ def noisy(scale: float = 1.0, sd: float = 0.05) -> LogPoints:
 
 
 def found(fit: CurveFit) -> PowerCurve:
-    assert fit.curve is not None, fit.trouble
+    assert fit.curve is not None, fit.failure_reason
     return fit.curve
 
 
@@ -100,9 +100,9 @@ def test_troubled_fits_have_no_curve() -> None:
     # A step between the two smallest sizes: the steeper the power, the better.
     step = np.where(SIZES > 1e6, 1.0, 2.0) * np.exp(0.01 * np.log(RATIOS))
     fit = fit_full(LogPoints.of(SIZES, RATIOS, step, least_sd=0.0))
-    assert (fit.curve, fit.trouble) == (None, "with one, the exponents run to ±3")
+    assert (fit.curve, fit.failure_reason) == (None, "with one, the exponents run to ±3")
     steep = fit_power(LogPoints.of(SIZES, RATIOS, SIZES**4.0, least_sd=0.0))
-    assert (steep.curve, steep.trouble) == (None, "an exponent of 4 is beyond ±3")
+    assert (steep.curve, steep.failure_reason) == (None, "an exponent of 4 is beyond ±3")
 
 
 def test_an_interval_past_the_largest_float_is_infinite() -> None:

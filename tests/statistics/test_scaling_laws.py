@@ -104,7 +104,7 @@ def test_complement_is_fitted_to_one_minus_the_value() -> None:
             [(1e6, 1.0), (2e6, 2.0), (4e6, 4.0), (8e6, 8.0)],
             [1, 2, 4, 7],
             "constant",
-            "N and r change together in these cells; their exponents cannot be told apart",
+            "N and r change together in these cells; their exponents cannot be distinguished",
         ),
         (
             [(1e6, 1.0), (1.1e6, 1.0), (1.2e6, 1.0)],

@@ -191,7 +191,7 @@ def test_a_cell_without_a_finite_loss_is_refused() -> None:
 
 @pytest.mark.parametrize("tau", [-0.1, math.nan, math.inf])
 def test_a_threshold_must_be_a_distance(tau: float) -> None:
-    with pytest.raises(ValueError, match="Tie threshold of a must be at least 0"):
+    with pytest.raises(ValueError, match="Noise threshold of a must be at least 0"):
         near_best(cell("a", (1, 3.0), tau=tau))
 
 
@@ -207,7 +207,7 @@ SENSITIVE = PUBLISHED.sensitive
 
 
 def published_cells(optimizer: str) -> list[CellEvaluations]:
-    """The near-best sets of phase I; losses were not published."""
+    """The tied sets of phase I; losses were not published."""
     return near_best_cells(PUBLISHED, optimizer)
 
 
@@ -217,7 +217,7 @@ def test_published_near_best_sets_give_the_published_sensitive_hyperparameters(
 ) -> None:
     """All agree but AdamW's weight decay, where two covers are equally small.
 
-    Its near-best sets are 0.1 in five cells and {0.2, 0.3} in 520m 1x. The source takes whichever
+    Its tied sets are 0.1 in five cells and {0.2, 0.3} in 520m 1x. The source takes whichever
     pair an unordered set yields first, {0.1, 0.3}, and then searches {0.1, 0.2} in phase II. The
     rule here takes the least loss: 0.2, the best of that cell, see the next test.
     """

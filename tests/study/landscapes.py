@@ -81,7 +81,7 @@ def run(
 
 
 def better_neighbours(descent: CoordinateDescent) -> list[Evaluation]:
-    """Single changes of the incumbent, tried ones, that beat it by more than the threshold."""
+    """Single changes of the current best, tried ones, that beat it by more than the threshold."""
     incumbent = descent.incumbent
     limit = descent.incumbent_loss - descent.tie_threshold
     return [

@@ -127,7 +127,7 @@ def test_a_certificate_holds_on_any_table_of_losses(
     run(descent, table(seed, finite_share))
     assert descent.certified == math.isfinite(descent.incumbent_loss)
     assert better_neighbours(descent) == []
-    # An incumbent that diverged does not grow the grid, but has tried all of it.
+    # A current best that diverged does not grow the grid, but has tried all of it.
     assert untried_neighbours(descent) == []
     losses = [e.loss for e in descent.evaluations]
     assert descent.incumbent_loss <= losses[0]
@@ -289,7 +289,7 @@ def test_a_diverged_run_of_a_neighbouring_cell_may_be_not_a_number() -> None:
 
 
 def bracketed(descent: Any, name: str) -> bool:
-    """Whether both sides of the incumbent were tried up to an end or to what is clearly worse."""
+    """Whether both sides of the current best were tried to an end or to what is clearly worse."""
     known = {key(e.configuration): e.loss for e in descent.evaluations}
     line, limit = descent.line(name), descent.incumbent_loss + descent.tie_threshold
     here = line.index(descent.incumbent)
@@ -586,7 +586,7 @@ def test_an_empty_space_is_one_run() -> None:
         ),
         (
             lambda: descent_over(tie_threshold=-0.1),
-            "The tie threshold must be at least 0, but got -0.1.",
+            "The noise threshold must be at least 0, but got -0.1.",
         ),
         (
             lambda: descent_over(parallel=0),
@@ -594,7 +594,7 @@ def test_an_empty_space_is_one_run() -> None:
         ),
         (
             lambda: descent_over(tie_threshold=math.nan),
-            "The tie threshold must be at least 0, but got nan.",
+            "The noise threshold must be at least 0, but got nan.",
         ),
         (
             lambda: descent_over(start={**START, "lr": 2.0}),

@@ -16,10 +16,10 @@ from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.space import choices, complement, geometric
 from optbench.store.store import RunRecord, RunStore
+from optbench.study.file import read_study
 from optbench.study.phases import grid_step, rounding_of, tie_threshold
 from optbench.study.planning.planned_runs import planned_runs
 from optbench.study.study import Study
-from optbench.study.study_file import read_study
 from optbench.study.sweep import Budget, BudgetSpentError, Sweep
 from tests.study.test_study import Quiet, entries, record_of
 
@@ -68,17 +68,17 @@ def simulated(config: RunConfig) -> RunRecord:
     return record_of(config, loss + 1e-4 * (config.seed % 3))
 
 
-def carry_out(folder: Path, text: str = TEXT, budget: Budget = UNLIMITED) -> RunStore:
+def run(folder: Path, text: str = TEXT, budget: Budget = UNLIMITED) -> RunStore:
     with RunStore.open(folder) as store:
         study = Study(read_study(text), store, fingerprint="f")
         study.claim_store()
-        study.carry_out(Sweep(store, InlineExecutor(), simulated, Quiet(), budget))
+        study.run(Sweep(store, InlineExecutor(), simulated, Quiet(), budget))
     return store
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    return carry_out(tmp_path_factory.mktemp("scales"))
+    return run(tmp_path_factory.mktemp("scales"))
 
 
 def found(store: RunStore, kind: str, optimizer: str) -> dict[str, dict[str, Any]]:
@@ -159,7 +159,7 @@ def test_noise_is_measured_in_each_of_its_cells_and_the_nearest_counts(store: Ru
 def test_a_repeated_study_decides_the_same_and_trains_nothing(
     store: RunStore, tmp_path: Path
 ) -> None:
-    again = carry_out(store.directory)
+    again = run(store.directory)
     assert again.records == store.records
     assert [e for e in again.journal if e["kind"] == "tuning"] == entries(store, "tuning")
 
@@ -182,14 +182,14 @@ def test_a_budget_stops_the_study_and_a_larger_one_goes_on(
     limit: Budget, message: str, store: RunStore, tmp_path: Path
 ) -> None:
     with pytest.raises(BudgetSpentError, match=re.escape(message)):
-        carry_out(tmp_path, budget=limit)
+        run(tmp_path, budget=limit)
     assert 0 < len(RunStore.read(tmp_path).records) < len(store.records)
-    assert carry_out(tmp_path).records == store.records
+    assert run(tmp_path).records == store.records
 
 
 def test_a_budget_that_is_enough_stops_nothing(store: RunStore, tmp_path: Path) -> None:
     exact = Budget(runs=len(store.records))
-    assert carry_out(tmp_path, budget=exact).records == store.records
+    assert run(tmp_path, budget=exact).records == store.records
 
 
 def test_the_plan_names_every_cell_of_every_phase() -> None:
@@ -259,7 +259,7 @@ def test_with_one_seed_ties_are_those_of_the_floor_and_there_are_no_intervals(
     tmp_path: Path,
 ) -> None:
     text = TEXT.replace("noise_seeds = 2\nconfirm_seeds = 2", "noise_seeds = 1\nconfirm_seeds = 1")
-    store = carry_out(tmp_path, text)
+    store = run(tmp_path, text)
     assert entries(store, "noise") == []
     tunings = found(store, "tuning", "adamw")
     assert {e["tie_threshold"] for e in tunings.values()} == {0.003}
@@ -277,7 +277,7 @@ def test_grids_that_do_not_grow_end_at_their_edge(tmp_path: Path) -> None:
     text = TEXT.replace("max_runs = 40", "max_runs = 40\ngrow_grids = false").replace(
         "lr = [0.008, 0.016, 0.032]", "lr = [0.004, 0.008, 0.016]"
     )
-    tuning = found(carry_out(tmp_path, text), "tuning", "adamw")["d32 1x"]
+    tuning = found(run(tmp_path, text), "tuning", "adamw")["d32 1x"]
     assert tuning["incumbent"]["lr"] == 0.016  # the best would be 0.032
     assert tuning["certified"]
     (edge,) = tuning["edges"]

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from optbench.config import RunConfig
 from optbench.store.store import RunRecord
+from optbench.study.file import find_study, read_study
 from optbench.study.progress import StudyProgress, describe_configuration
-from optbench.study.study_file import find_study, read_study
 from tests.study.test_study import record_of
 
 EXPECTED = {("adamw", 655_360): 6, ("muon", 655_360): 4}
@@ -98,11 +98,11 @@ def test_a_failure_gets_a_line_with_the_end_of_its_error() -> None:
     error = "Traceback (most recent call last):\n  ...\nValueError: no [bold] room\n"
     with watched(Console(file=output, width=40)) as progress:
         progress.queued([config])
-        progress.failed(config, error, given_up=False)
-        progress.failed(config, error, given_up=True)
+        progress.failed(config, error, final=False)
+        progress.failed(config, error, final=True)
     assert output.getvalue().splitlines() == [
         f"muon lr=0.064 momentum=0.9 tokens=0.66M seed=0 failed, {then}: ValueError: no [bold] room"
-        for then in ("tried again", "given up")
+        for then in ("tried again", "abandoned")
     ]
     assert progress.runs_trained == 0
 

@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optbench.space import Axis, Value, choices, complement, geometric
-from optbench.study.search_order import Line, Origin, chances, lines_along
+from optbench.study.search_order import AxisLosses, Origin, improvement_probability, lines_along
 
 AXIS = geometric(1, 2, 4, 8, 16, low=1, high=16)
 TAU = 0.003
 
 
 def along(
-    *lines: Line, axis: Axis = AXIS, at: Value = 4, start: Value = 4, tau: float = TAU
+    *lines: AxisLosses, axis: Axis = AXIS, at: Value = 4, start: Value = 4, tau: float = TAU
 ) -> dict[Value, float]:
-    return chances(axis, at, start, lines, tau)
+    return improvement_probability(axis, at, start, lines, tau)
 
 
-def here(**losses: float) -> Line:
-    return Line({int(name[1:]): loss for name, loss in losses.items()}, "here")
+def here(**losses: float) -> AxisLosses:
+    return AxisLosses({int(name[1:]): loss for name, loss in losses.items()}, "here")
 
 
 def test_before_anything_is_known_both_directions_are_alike() -> None:
@@ -54,7 +54,7 @@ def test_a_steep_axis_comes_before_one_that_does_not_matter() -> None:
 
 def test_the_minimum_of_a_parabola_is_foreseen() -> None:
     line = {value: 3 + 0.03 * (place - 3) ** 2 for place, value in enumerate(AXIS.values)}
-    found = along(Line({value: line[value] for value in (1, 2, 4)}, "here"))
+    found = along(AxisLosses({value: line[value] for value in (1, 2, 4)}, "here"))
     assert max(found, key=lambda value: found[value]) == 8
     assert found[16] < found[8]
 
@@ -67,19 +67,20 @@ def test_what_lies_beyond_a_diverged_run_comes_late() -> None:
 
 @pytest.mark.parametrize("origin", ["here", "earlier"])
 def test_a_line_of_this_descent_counts(origin: Origin) -> None:
-    assert along(Line({2: 3.2, 4: 3.0}, origin))[8] > along()[8]
+    assert along(AxisLosses({2: 3.2, 4: 3.0}, origin))[8] > along()[8]
 
 
 def test_a_neighbouring_cell_counts_less_than_this_one() -> None:
     losses = {2: 3.2, 4: 3.0, 8: 3.2}
     own, foreign, none = (
-        along(*lines)[8] for lines in ([Line(losses, "earlier")], [Line(losses, "elsewhere")], [])
+        along(*lines)[8]
+        for lines in ([AxisLosses(losses, "earlier")], [AxisLosses(losses, "other_cell")], [])
     )
     assert own < foreign < none
 
 
 def test_another_cells_divergence_is_no_evidence() -> None:
-    assert along(Line({4: 3.0, 8: math.inf}, "elsewhere")) == along()
+    assert along(AxisLosses({4: 3.0, 8: math.inf}, "other_cell")) == along()
 
 
 def test_values_that_are_no_candidates_are_passed_over() -> None:
@@ -99,16 +100,16 @@ def test_losses_are_seen_in_units_of_the_threshold() -> None:
 
 def test_a_complement_axis_is_judged_by_its_steps() -> None:
     axis = complement(0.8, 0.9, 0.95)
-    found = along(Line({0.8: 3.2, 0.9: 3.0}, "here"), axis=axis, at=0.9, start=0.9)
+    found = along(AxisLosses({0.8: 3.2, 0.9: 3.0}, "here"), axis=axis, at=0.9, start=0.9)
     assert found[0.95] > 0.5
 
 
 def test_choices_are_judged_by_the_latest_line_that_compares_them() -> None:
     axis = choices("a", "b", "c", "d")
     found = along(
-        Line({"a": 3.0, "b": 3.1, "c": 2.9}, "earlier"),
-        Line({"a": 3.0, "b": 2.9}, "earlier"),
-        Line({"b": 3.0, "c": 3.5}, "here"),
+        AxisLosses({"a": 3.0, "b": 3.1, "c": 2.9}, "earlier"),
+        AxisLosses({"a": 3.0, "b": 2.9}, "earlier"),
+        AxisLosses({"b": 3.0, "c": 3.5}, "here"),
         axis=axis,
         at="a",
         start="b",
@@ -120,7 +121,10 @@ def test_choices_are_judged_by_the_latest_line_that_compares_them() -> None:
 
 def test_a_choice_that_diverged_comes_last() -> None:
     found = along(
-        Line({"a": 3.0, "b": math.inf}, "earlier"), axis=choices("a", "b", "c"), at="a", start="a"
+        AxisLosses({"a": 3.0, "b": math.inf}, "earlier"),
+        axis=choices("a", "b", "c"),
+        at="a",
+        start="a",
     )
     assert found["b"] < found["c"]
 
@@ -132,7 +136,7 @@ def test_a_choice_that_diverged_comes_last() -> None:
         ),
         max_size=4,
     ),
-    origin=st.sampled_from(["here", "earlier", "elsewhere"]),
+    origin=st.sampled_from(["here", "earlier", "other_cell"]),
     growth=st.sampled_from(["geometric", "fixed"]),
     tau=st.sampled_from([0.0, 0.003, 1.0]),
 )
@@ -140,12 +144,12 @@ def test_chances_are_chances_whatever_was_measured(
     losses: list[dict[Value, float]], origin: Origin, growth: str, tau: float
 ) -> None:
     axis = AXIS if growth == "geometric" else choices(*AXIS.values)
-    found = along(*(Line(line, origin) for line in losses), axis=axis, tau=tau)
+    found = along(*(AxisLosses(line, origin) for line in losses), axis=axis, tau=tau)
     assert all(0 <= chance <= 1 for chance in found.values())
 
 
 def test_a_thousand_lines_leave_a_belief() -> None:
-    found = along(*[Line({2: 3.0 + place % 7, 4: 3.0}, "earlier") for place in range(1000)])
+    found = along(*[AxisLosses({2: 3.0 + place % 7, 4: 3.0}, "earlier") for place in range(1000)])
     assert all(math.isfinite(chance) for chance in found.values())
 
 
@@ -159,7 +163,7 @@ def test_lines_are_told_apart_by_what_was_held() -> None:
     ]
     known = [({"a": 1, "b": 2}, 9.0), ({"a": 2, "b": 2}, 8.0), ({"a": 1, "b": 5}, 7.0)]
     assert lines_along("a", {"a": 2, "b": 2}, told, known) == [
-        Line({1: 9.0, 2: 8.0}, "elsewhere"),
-        Line({1: 3.0, 2: 2.0}, "earlier"),
-        Line({2: 1.0, 3: math.inf}, "here"),
+        AxisLosses({1: 9.0, 2: 8.0}, "other_cell"),
+        AxisLosses({1: 3.0, 2: 2.0}, "earlier"),
+        AxisLosses({2: 1.0, 3: math.inf}, "here"),
     ]

@@ -19,8 +19,8 @@ from optbench.run_axes import RUN_AXES, axis_values
 from optbench.space import Axis, Value
 from optbench.store.journal import read_journal
 from optbench.store.store import RunStore
-from optbench.study.study_config import OptimizerStudy, StudyConfig, run_problems
-from optbench.study.study_file import find_study, read_study
+from optbench.study.config import OptimizerStudy, StudyConfig, run_problems
+from optbench.study.file import find_study, read_study
 
 SHIPPED = sorted(
     file.name.removesuffix(".toml")

@@ -15,10 +15,10 @@ from optbench.config import RunConfig
 from optbench.executors.processes import InlineExecutor
 from optbench.optimizers import OPTIMIZERS
 from optbench.store.store import RunRecord, RunStore, StoreError
+from optbench.study.config import FIRST_CONFIRM_SEED, StudyConfig
+from optbench.study.file import read_study
 from optbench.study.planning.planned_runs import planned_runs
 from optbench.study.study import Study, StudyError
-from optbench.study.study_config import FIRST_CONFIRM_SEED, StudyConfig
-from optbench.study.study_file import read_study
 from optbench.study.sweep import RunError, Sweep
 
 TEXT = """
@@ -60,7 +60,7 @@ class Quiet:
     def finished(self, record: RunRecord, *, from_store: bool) -> None:
         (self.kept if from_store else self.trained).append(record.run_id)
 
-    def failed(self, config: RunConfig, error: str, *, given_up: bool) -> None:
+    def failed(self, config: RunConfig, error: str, *, final: bool) -> None:
         pass
 
     def tick(self) -> None:
@@ -102,12 +102,12 @@ def config() -> StudyConfig:
     return read_study(TEXT)
 
 
-def carry_out(config: StudyConfig, folder: Path, job: Any = simulated) -> tuple[RunStore, Quiet]:
+def run(config: StudyConfig, folder: Path, job: Any = simulated) -> tuple[RunStore, Quiet]:
     observer = Quiet()
     with RunStore.open(folder) as store:
         study = Study(config, store, fingerprint="f")
         study.claim_store()
-        study.carry_out(Sweep(store, InlineExecutor(), job, observer))
+        study.run(Sweep(store, InlineExecutor(), job, observer))
     return store, observer
 
 
@@ -118,7 +118,7 @@ def entries(store: RunStore, kind: str) -> list[dict[str, Any]]:
 def test_a_study_finds_the_known_optimum_and_extends_the_grid_to_it(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    store, _ = carry_out(config, tmp_path)
+    store, _ = run(config, tmp_path)
     tuned = {(e["optimizer"], e["cell"]["ratio"]): e for e in entries(store, "tuning")}
     assert tuned["adamw", 1.0]["incumbent"]["lr"] == 0.016  # outside of the given candidates
     assert tuned["muon", 1.0]["incumbent"]["lr"] == 0.032
@@ -128,13 +128,13 @@ def test_a_study_finds_the_known_optimum_and_extends_the_grid_to_it(
 def test_the_tie_threshold_comes_from_the_measured_noise(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    store, _ = carry_out(config, tmp_path)
+    store, _ = run(config, tmp_path)
     (noise,) = entries(store, "noise")
     assert len(noise["run_ids"]) == 3
     assert noise["tie_threshold"] == noise["paired_sigma"] > config.protocol.tie_floor
     assert {e["tie_threshold"] for e in entries(store, "tuning")} == {noise["tie_threshold"]}
     silent = tmp_path / "silent"
-    store, _ = carry_out(config, silent, lambda c: simulated(c, noise=0.0))
+    store, _ = run(config, silent, lambda c: simulated(c, noise=0.0))
     assert entries(store, "noise")[0]["tie_threshold"] == config.protocol.tie_floor
 
 
@@ -146,7 +146,7 @@ def test_what_a_seed_does_to_all_configurations_alike_is_not_noise_of_a_comparis
         assert quiet.val_loss is not None
         return record_of(run, quiet.val_loss + random.Random(run.seed).gauss(0, 0.1))
 
-    (noise,) = entries(carry_out(config, tmp_path, shared)[0], "noise")
+    (noise,) = entries(run(config, tmp_path, shared)[0], "noise")
     assert noise["sigma"] > 0.02
     assert noise["paired_sigma"] < 0.005
 
@@ -154,7 +154,7 @@ def test_what_a_seed_does_to_all_configurations_alike_is_not_noise_of_a_comparis
 def test_winners_are_confirmed_on_fresh_seeds_that_all_optimizers_share(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    store, _ = carry_out(config, tmp_path)
+    store, _ = run(config, tmp_path)
     for entry in entries(store, "confirmation"):
         records = [store.records[run_id] for run_id in entry["run_ids"]]
         assert [r.config["seed"] for r in records] == [FIRST_CONFIRM_SEED + i for i in range(3)]
@@ -166,7 +166,7 @@ def test_winners_are_confirmed_on_fresh_seeds_that_all_optimizers_share(
 def test_the_baseline_is_retuned_and_confirmed_at_every_budget(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    store, _ = carry_out(config, tmp_path)
+    store, _ = run(config, tmp_path)
     confirmed = {(e["optimizer"], e["cell"]["ratio"]) for e in entries(store, "confirmation")}
     assert confirmed == {("adamw", 0.5), ("adamw", 1.0), ("adamw", 2.0), ("muon", 1.0)}
     for entry in entries(store, "tuning"):
@@ -177,8 +177,8 @@ def test_the_baseline_is_retuned_and_confirmed_at_every_budget(
 def test_running_a_finished_study_again_trains_nothing_and_decides_the_same(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    first, observer = carry_out(config, tmp_path)
-    again, second = carry_out(config, tmp_path)
+    first, observer = run(config, tmp_path)
+    again, second = run(config, tmp_path)
     assert second.trained == []
     assert sorted(second.kept) == sorted(observer.trained)
     assert again.journal == first.journal
@@ -197,10 +197,10 @@ def test_a_study_stopped_anywhere_ends_like_an_undisturbed_one(
         return simulated(run)
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out(config, tmp_path / "stopped", stopping)
-    store, observer = carry_out(config, tmp_path / "stopped")
+        run(config, tmp_path / "stopped", stopping)
+    store, observer = run(config, tmp_path / "stopped")
     assert not set(trained) & set(observer.trained)
-    undisturbed, _ = carry_out(config, tmp_path / "undisturbed")
+    undisturbed, _ = run(config, tmp_path / "undisturbed")
     assert store.records == undisturbed.records
     # Optimizers take turns as their runs end, so only the order of their entries may differ.
     assert sorted(store.journal, key=str) == sorted(undisturbed.journal, key=str)
@@ -215,7 +215,7 @@ def test_a_diverging_candidate_is_a_result_and_never_wins(
             record_of(run, None) if too_high and run.optimizer.name == "adamw" else simulated(run)
         )
 
-    store, _ = carry_out(config, tmp_path, diverging)
+    store, _ = run(config, tmp_path, diverging)
     (tuning,) = [
         e
         for e in entries(store, "tuning")
@@ -230,7 +230,7 @@ def test_a_descent_may_start_at_a_diverged_run(config: StudyConfig, tmp_path: Pa
         start = run.optimizer.name == "muon" and run.optimizer.hyperparameters["lr"] == 0.016
         return record_of(run, None) if start else simulated(run)
 
-    store, _ = carry_out(config, tmp_path, diverging)
+    store, _ = run(config, tmp_path, diverging)
     (tuning,) = [e for e in entries(store, "tuning") if e["optimizer"] == "muon"]
     assert tuning["moves"][0]["loss_before"] is None
     assert tuning["incumbent"]["lr"] == 0.032
@@ -242,17 +242,17 @@ def test_a_baseline_that_diverges_at_its_start_stops_the_study_with_the_remedy(
     with pytest.raises(
         StudyError, match=r"diverged next to its start point on 3 of 3 seeds.*Lower its"
     ):
-        carry_out(config, tmp_path, lambda run: record_of(run, None))
+        run(config, tmp_path, lambda run: record_of(run, None))
 
 
 def test_a_store_of_another_study_is_refused_and_left_alone(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    carry_out(config, tmp_path)
+    run(config, tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.name != "lock"}
     other = read_study(TEXT.replace("max_runs = 30", "max_runs = 31"))
     with pytest.raises(StoreError, match="holds a study 'simulated' with another study file"):
-        carry_out(other, tmp_path)
+        run(other, tmp_path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.name != "lock"} == before
 
 
@@ -263,11 +263,11 @@ def test_a_study_does_not_go_on_under_other_defaults_than_its_runs(
     before = {**muon.default_hyperparameters(), "momentum": 0.9, "nesterov": False}
     with monkeypatch.context() as older:
         older.setattr(muon, "default_hyperparameters", lambda: before)
-        carry_out(config, tmp_path)
-        carry_out(config, tmp_path)  # as often as one likes
+        run(config, tmp_path)
+        run(config, tmp_path)  # as often as one likes
     files = {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.name != "lock"}
     with pytest.raises(StoreError) as caught:
-        carry_out(config, tmp_path)
+        run(config, tmp_path)
     assert str(caught.value) == (
         f"The runs in {tmp_path} were made with other defaults than those of this version "
         f"(muon: momentum = 0.9, now 0.95; muon: nesterov = False, now True). Choose another "
@@ -303,16 +303,18 @@ def test_an_optimizer_whose_runs_fail_stops_and_the_others_are_confirmed(
         return dataclasses.replace(record, status="failed", val_loss=None, error="no room")
 
     with pytest.raises(RunError, match=r"\(muon, .* failed 2 times"):
-        carry_out(config, tmp_path, failing)
+        run(config, tmp_path, failing)
     store = RunStore.read(tmp_path)
     confirmed = [(e["optimizer"], e["cell"]["ratio"]) for e in entries(store, "confirmation")]
     assert confirmed == [("adamw", 1.0), ("adamw", 2.0), ("adamw", 0.5)]
     summary = summarise(store)
     assert summary.row("muon").standing == "no result"
-    assert {(run.optimizer, run.status) for run in summary.ended_badly} == {("muon", "failed")}
+    assert {(run.optimizer, run.status) for run in summary.failed_or_diverged} == {
+        ("muon", "failed")
+    }
     # The same command, once it goes well, ends as if nothing had been.
-    undisturbed, _ = carry_out(config, tmp_path / "undisturbed")
-    again, _ = carry_out(config, tmp_path)
+    undisturbed, _ = run(config, tmp_path / "undisturbed")
+    again, _ = run(config, tmp_path)
     assert again.records.keys() == undisturbed.records.keys()
     assert sorted(again.journal, key=str) == sorted(undisturbed.journal, key=str)
 
@@ -320,7 +322,7 @@ def test_an_optimizer_whose_runs_fail_stops_and_the_others_are_confirmed(
 def test_the_plan_counts_what_a_study_without_moves_trains(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    flat, observer = carry_out(config, tmp_path, lambda run: record_of(run, 3.0 + 1e-6 * run.seed))
+    flat, observer = run(config, tmp_path, lambda run: record_of(run, 3.0 + 1e-6 * run.seed))
     planned = planned_runs(config, "f")
     descents = {(p.optimizer, p.cell.ratio): p for p in planned if p.phase in ("tune", "baseline")}
     tuning = {(e["optimizer"], e["cell"]["ratio"]): e["runs"] for e in entries(flat, "tuning")}
@@ -332,7 +334,7 @@ def test_the_plan_counts_what_a_study_without_moves_trains(
 
 def test_equal_budgets_cap_every_optimizer(tmp_path: Path) -> None:
     config = read_study(TEXT.replace("max_runs = 30", "max_runs = 3"))
-    store, _ = carry_out(config, tmp_path)
+    store, _ = run(config, tmp_path)
     for entry in entries(store, "tuning"):
         assert entry["runs"] <= 3
     capped = [e for e in entries(store, "tuning") if e["optimizer"] == "adamw"]
@@ -341,7 +343,7 @@ def test_equal_budgets_cap_every_optimizer(tmp_path: Path) -> None:
 
 def test_invalid_candidates_are_refused_with_their_reason(tmp_path: Path) -> None:
     text = TEXT.replace("beta2 = [0.95, 0.98, 0.99]", "beta2 = [0.5, 0.98, 0.99]")
-    store, _ = carry_out(read_study(text), tmp_path)
+    store, _ = run(read_study(text), tmp_path)
     (tuning,) = [
         e
         for e in entries(store, "tuning")
@@ -351,7 +353,7 @@ def test_invalid_candidates_are_refused_with_their_reason(tmp_path: Path) -> Non
 
 
 def test_a_changed_corpus_is_refused(config: StudyConfig, tmp_path: Path) -> None:
-    carry_out(config, tmp_path)
+    run(config, tmp_path)
     with RunStore.open(tmp_path) as store, pytest.raises(StoreError, match="with another corpus"):
         Study(config, store, fingerprint="g").claim_store()
 
@@ -359,7 +361,7 @@ def test_a_changed_corpus_is_refused(config: StudyConfig, tmp_path: Path) -> Non
 def test_records_hold_the_configuration_that_was_asked_for(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    store, _ = carry_out(config, tmp_path)
+    store, _ = run(config, tmp_path)
     for run_id, record in store.records.items():
         assert record.run_config.run_id == run_id
         assert dataclasses.asdict(record)["config"]["data"]["fingerprint"] == "f"

@@ -140,8 +140,8 @@ class Observer:
     def finished(self, record: RunRecord, *, from_store: bool) -> None:
         self.ended.append((lr_of(record.run_config), from_store))
 
-    def failed(self, config: RunConfig, error: str, *, given_up: bool) -> None:
-        self.failures.append((lr_of(config), error, given_up))
+    def failed(self, config: RunConfig, error: str, *, final: bool) -> None:
+        self.failures.append((lr_of(config), error, final))
 
     def tick(self) -> None:
         self.ticks += 1
@@ -157,8 +157,8 @@ class Bench:
     observer: Observer
     sweep: Sweep
 
-    def carry_out(self, *tasks: Task) -> None:
-        self.sweep.carry_out(tasks)
+    def run(self, *tasks: Task) -> None:
+        self.sweep.run(tasks)
 
 
 def bench_in(
@@ -209,7 +209,7 @@ def climb(start: float, path: list[float]) -> Task:
 
 def test_records_come_back_in_the_order_of_the_request(store: RunStore) -> None:
     bench, seen = bench_in(store), list[list[float | None]]()
-    bench.carry_out(ask([3, 1, 2], [5], seen=seen))
+    bench.run(ask([3, 1, 2], [5], seen=seen))
     assert seen == [[2.0, 10.0, 5.0], [2.0]]
     assert bench.job.trained == [3, 1, 2, 5]
     assert lrs([r.run_config for r in store.records.values()]) == [3, 1, 2, 5]
@@ -217,7 +217,7 @@ def test_records_come_back_in_the_order_of_the_request(store: RunStore) -> None:
 
 def test_tasks_share_the_workers(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
-    bench.carry_out(ask([1], [2], [3]), ask([11], [12], [13]))
+    bench.run(ask([1], [2], [3]), ask([11], [12], [13]))
     # Had the tasks gone one after the other, 1, 2, 3 would come first.
     assert bench.job.trained == [1, 11, 2, 12, 3, 13]
 
@@ -226,17 +226,17 @@ def test_a_task_does_not_wait_for_the_runs_of_another(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
-    bench.carry_out(ask([1], [2], [3]), ask([11, 12, 13, 14]))
+    bench.run(ask([1], [2], [3]), ask([11, 12, 13, 14]))
     assert bench.job.trained == [1, 11, 12, 13, 14, 2, 3]
     short_first = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
-    short_first.carry_out(ask([21, 22, 23]), ask([31]), ask([41], [42]))
+    short_first.run(ask([21, 22, 23]), ask([31]), ask([41], [42]))
     assert short_first.job.trained == [21, 22, 23, 31, 41, 42]
 
 
 def test_what_is_in_the_store_is_not_trained_again(store: RunStore) -> None:
-    bench_in(store).carry_out(ask([1, 2], [3]))
+    bench_in(store).run(ask([1, 2], [3]))
     again, seen = bench_in(store), list[list[float | None]]()
-    again.carry_out(ask([1, 2], [3, 4], seen=seen))
+    again.run(ask([1, 2], [3, 4], seen=seen))
     assert again.job.trained == [4]
     assert seen == [[10.0, 5.0], [2.0, 1.0]]
     assert again.observer.queued_lrs == [1, 2, 3, 4]
@@ -247,11 +247,11 @@ def test_a_task_that_finds_all_in_the_store_never_waits(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = [[float(lr)] for lr in range(50)]
-    bench_in(store).carry_out(ask(*steps))
+    bench_in(store).run(ask(*steps))
     executor = hold(monkeypatch, HeldExecutor())
     again = bench_in(store, executor=executor)
     # The new run of the first task is in flight while the second one replays its fifty steps.
-    again.carry_out(ask([100.0]), ask(*steps, [101.0]))
+    again.run(ask([100.0]), ask(*steps, [101.0]))
     assert again.job.trained == [100, 101]
     assert executor.num_waits == 2
 
@@ -261,13 +261,13 @@ def test_an_empty_request_is_answered_at_once(
     store: RunStore, batches: tuple[list[float], ...]
 ) -> None:
     bench, seen = bench_in(store), list[list[float | None]]()
-    bench.carry_out(ask(*batches, seen=seen))
+    bench.run(ask(*batches, seen=seen))
     assert seen == [[loss_at(lr) for lr in batch] for batch in batches]
 
 
 def test_no_tasks_are_no_work(store: RunStore) -> None:
     bench = bench_in(store)
-    bench.carry_out()
+    bench.run()
     assert bench.observer == Observer()
 
 
@@ -276,9 +276,7 @@ def test_a_run_that_two_tasks_want_is_trained_once(
 ) -> None:
     bench = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
     seen = [list[list[float | None]]() for _ in range(3)]
-    bench.carry_out(
-        ask([1, 2], seen=seen[0]), ask([2, 3], seen=seen[1]), ask([9], [1], seen=seen[2])
-    )
+    bench.run(ask([1, 2], seen=seen[0]), ask([2, 3], seen=seen[1]), ask([9], [1], seen=seen[2]))
     assert sorted(bench.job.trained) == [1, 2, 3, 9]
     assert seen == [[[10.0, 5.0]], [[5.0, 2.0]], [[26.0], [10.0]]]
     assert Counter(bench.observer.queued_lrs) == Counter([1, 2, 3, 9])
@@ -292,7 +290,7 @@ def test_a_run_that_a_request_names_twice_is_trained_once(
     # Two candidates may be the same run: a warm-up of 5 % and one of 6 % of 20 steps.
     executor = hold(monkeypatch, HeldExecutor()) if held else None
     bench, seen = bench_in(store, executor=executor), list[list[float | None]]()
-    bench.carry_out(ask([2, 1, 2], seen=seen))
+    bench.run(ask([2, 1, 2], seen=seen))
     assert bench.job.trained == [2, 1]
     assert seen == [[5.0, 10.0, 5.0]]
     assert bench.observer.queued_lrs == [2, 1]
@@ -302,14 +300,14 @@ def test_a_run_that_a_request_names_twice_is_trained_once(
 
 def test_a_diverged_run_is_a_result(store: RunStore) -> None:
     bench, seen = bench_in(store, FakeJob(diverging=[1])), list[list[float | None]]()
-    bench.carry_out(ask([1, 2], [1], seen=seen))
+    bench.run(ask([1, 2], [1], seen=seen))
     assert bench.job.trained == [1, 2]
     assert seen == [[None, 5.0], [None]]
 
 
 def test_a_run_that_failed_once_is_tried_again(store: RunStore) -> None:
     bench, seen = bench_in(store, FakeJob(Counter({1: 1}))), list[list[float | None]]()
-    bench.carry_out(ask([1, 2], seen=seen))
+    bench.run(ask([1, 2], seen=seen))
     assert sorted(bench.job.trained) == [1, 1, 2]
     assert seen == [[10.0, 5.0]]
     assert Counter(bench.observer.ended) == Counter([(1, False), (2, False)])
@@ -322,7 +320,7 @@ def test_a_failure_of_an_earlier_session_is_tried_again(store: RunStore) -> None
     failed = record_of(config_with_lr(1), loss=None, status="failed", error="power cut")
     store.append(failed)
     bench = bench_in(store, FakeJob(Counter({1: 1})))
-    bench.carry_out(ask([1]))
+    bench.run(ask([1]))
     assert bench.job.trained == [1, 1]
 
 
@@ -345,7 +343,7 @@ def test_a_run_that_failed_twice_stops_its_task_and_no_other(
     message = give_up_message(store, described, "    Traceback of 1")
     tasks = lambda: (ask([1, 2, 3], [20]), ask([4, 5], [6], [7, 8], seen=seen))  # noqa: E731
     with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
-        bench.carry_out(*tasks())
+        bench.run(*tasks())
     assert seen == [[1.0, 2.0], [5.0], [10.0, 17.0]]
     reread = RunStore.read(store.directory).records.values()
     stored = {lr_of(r.run_config): r.status for r in reread}
@@ -359,7 +357,7 @@ def test_a_run_that_failed_twice_stops_its_task_and_no_other(
 
     again = bench_in(store)
     monkeypatch.undo()
-    again.carry_out(*tasks())
+    again.run(*tasks())
     assert again.job.trained == [1, 20]
 
 
@@ -370,7 +368,7 @@ def test_a_run_that_was_given_up_is_not_tried_for_another_task(
     bench = bench_in(store, FakeJob(Counter({1: 9})), hold(monkeypatch, HeldExecutor()))
     late = ask([5], [6], [7], [1, 8], [9]) if when == "after" else ask([1, 8], [9])
     with pytest.raises(RunError, match="failed 2 times") as caught:
-        bench.carry_out(ask([1]), late, ask([11], [12], [13], [14], [15]))
+        bench.run(ask([1]), late, ask([11], [12], [13], [14], [15]))
     assert str(caught.value).count("failed 2 times") == 1
     assert Counter(bench.job.trained)[1] == 2
     # What was asked for beside it is trained whenever it was asked for; what came next is not.
@@ -382,7 +380,7 @@ def test_a_run_that_was_given_up_is_not_tried_for_another_task(
 def test_every_run_that_was_given_up_is_named_up_to_ten(store: RunStore) -> None:
     bench = bench_in(store, FakeJob(Counter(dict.fromkeys(range(1, 13), 2))))
     with pytest.raises(RunError) as caught:
-        bench.carry_out(*(ask([lr]) for lr in range(1, 13)), ask([20], [21]))
+        bench.run(*(ask([lr]) for lr in range(1, 13)), ask([20], [21]))
     text = str(caught.value)
     assert text.count("failed 2 times. Its log: ") == 10
     assert f"And 2 more, whose logs are in {store.directory / 'failed'}." in text
@@ -398,7 +396,7 @@ def test_only_the_end_of_a_long_error_is_told_and_all_of_it_is_kept(store: RunSt
             return record_of(config, loss=None, status="failed", error=error)
 
     with pytest.raises(RunError) as caught:
-        bench_in(store, LongJob()).carry_out(ask([1]))
+        bench_in(store, LongJob()).run(ask([1]))
     assert "\n    line 47\n    line 48\n    line 49\n" in str(caught.value)
     assert "line 46" not in str(caught.value)
     (log,) = (store.directory / "failed").iterdir()
@@ -415,7 +413,7 @@ def test_runs_of_a_task_that_stopped_are_in_the_store_before_the_error(store: Ru
             closed.append(len(store.records) == 2)
 
     with pytest.raises(RunError):
-        bench_in(store, FakeJob(Counter({1: 2}))).carry_out(task())
+        bench_in(store, FakeJob(Counter({1: 2}))).run(task())
     assert closed == [True]
 
 
@@ -430,11 +428,11 @@ def test_what_the_executor_gives_up_stops_its_task_and_no_other(
 
     bench = bench_in(store, BreakingJob(), hold(monkeypatch, HeldExecutor()))
     with pytest.raises(RunError) as caught:
-        bench.carry_out(ask([1, 2, 3]), ask([4, 5], [6]), ask([7], [8]))
+        bench.run(ask([1, 2, 3]), ask([4, 5], [6]), ask([7], [8]))
     for lr in (2, 4):
         run_id = config_with_lr(lr).run_id
         log = store.directory / "failed" / f"{run_id}.log"
-        start = f"Run {run_id} (adamw, {{'lr': {lr}}}) could not be carried out. Its log: {log}\n"
+        start = f"Run {run_id} (adamw, {{'lr': {lr}}}) could not be executed. Its log: {log}\n"
         assert start in str(caught.value)
         assert log.read_text().endswith("ZeroDivisionError: the worker was killed\n")
     assert {lr_of(r.run_config) for r in store.records.values()} == {1, 3, 5, 7, 8}
@@ -445,8 +443,8 @@ def test_an_exception_of_an_inline_job_is_no_crash(store: RunStore) -> None:
         def __call__(self, config: RunConfig) -> RunRecord:
             raise RuntimeError("no such folder")
 
-    with pytest.raises(RunError, match=r"could not be carried out\.(?s:.*)no such folder"):
-        bench_in(store, BreakingJob()).carry_out(ask([1, 2]))
+    with pytest.raises(RunError, match=r"could not be executed\.(?s:.*)no such folder"):
+        bench_in(store, BreakingJob()).run(ask([1, 2]))
 
 
 def test_a_budget_stops_the_sweep_after_what_is_in_flight(
@@ -459,10 +457,10 @@ def test_a_budget_stops_the_sweep_after_what_is_in_flight(
         f"{store.directory}; a larger budget, or none, goes on from there."
     )
     with pytest.raises(BudgetSpentError, match=f"^{re.escape(message)}$"):
-        bench.carry_out(ask([1, 2, 3, 4, 5, 6, 7, 8]))
+        bench.run(ask([1, 2, 3, 4, 5, 6, 7, 8]))
     assert bench.job.trained == [1, 2, 3, 4, 5]  # 4 and 5 were in flight when 3 had ended
     bench.sweep.budget = Budget()
-    bench.carry_out(ask([1, 2, 3, 4, 5, 6, 7, 8]))
+    bench.run(ask([1, 2, 3, 4, 5, 6, 7, 8]))
     assert bench.job.trained == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
@@ -480,7 +478,7 @@ def test_a_budget_is_looked_at_before_each_run(
     bench = bench_in(store)
     bench.sweep.budget = budget
     with pytest.raises(BudgetSpentError, match=re.escape(f"is spent: {reason}. Everything")):
-        bench.carry_out(ask([1, 2, 3, 4, 5]))
+        bench.run(ask([1, 2, 3, 4, 5]))
     assert bench.job.trained == [1, 2]
 
 
@@ -489,7 +487,7 @@ def test_a_budget_that_ends_a_sweep_does_not_hide_runs_that_were_given_up(store:
     bench.sweep.budget = Budget(runs=3)
     run_id = config_with_lr(1).run_id
     with pytest.raises(BudgetSpentError) as caught:
-        bench.carry_out(ask([1]), ask([2, 3, 4]))
+        bench.run(ask([1]), ask([2, 3, 4]))
     end = f" Besides:\nRun {run_id} (adamw, {{'lr': 1}}) failed 2 times. Its log: "
     assert end in str(caught.value)
 
@@ -504,11 +502,11 @@ def test_finished_runs_are_told_of_once_they_are_on_the_disk(store: RunStore) ->
     def sweep(job: FakeJob) -> Sweep:
         return Sweep(store, InlineExecutor(), job, Observer(), on_stored=note)
 
-    sweep(FakeJob(Counter({1: 1}), diverging=[2])).carry_out([ask([1, 2], [3])])
+    sweep(FakeJob(Counter({1: 1}), diverging=[2])).run([ask([1, 2], [3])])
     # 1 failed before: a run that is to be tried again still needs its checkpoint
     assert told == [(1, "completed"), (2, "diverged"), (3, "completed")]
     told.clear()
-    sweep(FakeJob()).carry_out([ask([1, 2], [3, 4])])
+    sweep(FakeJob()).run([ask([1, 2], [3, 4])])
     assert told == [(4, "completed")]
 
 
@@ -520,7 +518,7 @@ def test_runs_that_end_while_a_sweep_is_stopped_are_told_of_as_well(
     bench.sweep.on_stored = lambda record: told.append(lr_of(record.run_config))
     bench.sweep.budget = Budget(runs=1)
     with pytest.raises(BudgetSpentError):
-        bench.carry_out(ask([1, 2, 3, 4, 5]))
+        bench.run(ask([1, 2, 3, 4, 5]))
     assert sorted(told) == sorted(bench.job.trained) == [1, 2, 3, 4]
 
 
@@ -534,7 +532,7 @@ def test_what_the_tasks_see_does_not_depend_on_the_order_of_completion(
         with RunStore.open(tmp_path_factory.mktemp("store")) as store:
             job = FakeJob(Counter({2: 1, 7: 1}), diverging=[5])
             bench = bench_in(store, job, executor)
-            bench.carry_out(*(climb(x, path) for x, path in zip((0, 2, 9), paths, strict=True)))
+            bench.run(*(climb(x, path) for x, path in zip((0, 2, 9), paths, strict=True)))
             assert max(Counter(bench.job.trained).values()) <= 2
             return paths, dict(store.records)
 
@@ -547,7 +545,7 @@ def test_what_the_tasks_see_does_not_depend_on_the_order_of_completion(
 
 
 def test_who_wants_to_know_is_told_each_finished_run_that_was_stored_now(store: RunStore) -> None:
-    bench_in(store).carry_out(ask([1]))
+    bench_in(store).run(ask([1]))
     told: list[tuple[float, bool]] = []
 
     def note(record: RunRecord) -> None:
@@ -555,14 +553,14 @@ def test_who_wants_to_know_is_told_each_finished_run_that_was_stored_now(store: 
 
     bench = bench_in(store, FakeJob(Counter({2: 1}), diverging=[3]))
     bench.sweep.on_stored = note
-    bench.carry_out(ask([1, 2, 3, 2]))
+    bench.run(ask([1, 2, 3, 2]))
     assert sorted(told) == [(2, True), (3, True)]
 
 
 def test_a_sweep_can_be_used_for_one_phase_after_the_other(store: RunStore) -> None:
     bench, seen = bench_in(store), list[list[float | None]]()
-    bench.carry_out(ask([1, 2]))
-    bench.carry_out(ask([2, 3], seen=seen))
+    bench.run(ask([1, 2]))
+    bench.run(ask([2, 3], seen=seen))
     assert bench.job.trained == [1, 2, 3]
     assert seen == [[5.0, 2.0]]
     assert bench.observer.queued_lrs == [1, 2, 3]
@@ -576,10 +574,10 @@ def test_an_interrupted_sweep_can_go_on(store: RunStore, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(bench.observer, "tick", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        bench.carry_out(ask([1, 2], [3]))
+        bench.run(ask([1, 2], [3]))
     monkeypatch.setattr(bench.observer, "tick", lambda: None)
     assert len(store.records) == 1
-    bench.carry_out(ask([1, 2], [3]))
+    bench.run(ask([1, 2], [3]))
     assert bench.job.trained == [1, 2, 3]
 
 
@@ -590,7 +588,7 @@ def test_an_error_of_a_task_is_not_hidden(store: RunStore) -> None:
 
     bench = bench_in(store)
     with pytest.raises(LookupError, match="the noise cannot be measured"):
-        bench.carry_out(failing())
+        bench.run(failing())
     assert len(store.records) == 1
 
 
@@ -600,14 +598,14 @@ def test_a_job_that_answers_for_another_run_is_found_out(store: RunStore) -> Non
             return record_of(config_with_lr(99))
 
     with pytest.raises(AssertionError, match="a job answered for another run"):
-        bench_in(store, LyingJob()).carry_out(ask([1]))
+        bench_in(store, LyingJob()).run(ask([1]))
 
 
 def test_the_observer_hears_a_tick_at_every_look(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = bench_in(store, executor=hold(monkeypatch, HeldExecutor()))
-    bench.carry_out(ask([1], [2], [3]))
+    bench.run(ask([1], [2], [3]))
     assert bench.observer.ticks == 3
 
 
@@ -619,7 +617,7 @@ def test_inline_runs_are_stored_one_by_one(store: RunStore) -> None:
             stored.append(len(store.records))
             return super().__call__(config)
 
-    bench_in(store, CountingJob()).carry_out(ask([1, 2, 3, 4]))
+    bench_in(store, CountingJob()).run(ask([1, 2, 3, 4]))
     assert stored == [0, 1, 2, 3]
 
 
@@ -636,10 +634,10 @@ def test_an_interruption_stores_what_has_ended_and_stores_it_once(
 
     monkeypatch.setattr(bench.observer, "tick", two_end_and_then_interrupt)
     with pytest.raises(KeyboardInterrupt):
-        bench.carry_out(ask([1, 2, 3, 4, 5]))
+        bench.run(ask([1, 2, 3, 4, 5]))
     assert lrs([r.run_config for r in store.records.values()]) == [1, 2, 3]
     monkeypatch.setattr(bench.observer, "tick", lambda: None)
-    bench.carry_out(ask([1, 2, 3, 4, 5]))
+    bench.run(ask([1, 2, 3, 4, 5]))
     assert bench.job.trained == [1, 2, 3, 4, 5]
     assert len((store.directory / "runs.jsonl").read_text().splitlines()) == 5
 
@@ -656,8 +654,8 @@ def test_an_interruption_behind_a_written_line_writes_it_once(
     with monkeypatch.context() as patch:
         patch.setattr(place, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            bench.carry_out(ask([1, 2]))
-    bench.carry_out(ask([1, 2]))
+            bench.run(ask([1, 2]))
+    bench.run(ask([1, 2]))
     assert len((store.directory / "runs.jsonl").read_text().splitlines()) == 2
     assert bench.job.trained == [1, 2]
 
@@ -672,7 +670,7 @@ def test_an_interruption_between_a_record_and_its_answer_stores_it_once(
 
     bench.sweep.on_stored = interrupt
     with pytest.raises(KeyboardInterrupt):
-        bench.carry_out(ask([1, 2]))
+        bench.run(ask([1, 2]))
     assert len((store.directory / "runs.jsonl").read_text().splitlines()) == 1
 
 
@@ -691,7 +689,7 @@ def test_what_a_run_costs_does_not_grow_with_the_number_of_runs(
         monkeypatch.setattr(RunStore, name, counted)
     count = 600
     executor = hold(monkeypatch, HeldExecutor(num_workers=4))
-    bench_in(store, executor=executor).carry_out(ask(list(range(1, count + 1))))
+    bench_in(store, executor=executor).run(ask(list(range(1, count + 1))))
     assert looks["has_finished"] + looks["finished"] < 5 * count
 
 
@@ -703,11 +701,11 @@ def test_a_sweep_over_processes_survives_a_killed_worker(
     observer = Observer()
     with ProcessExecutor(2, initialize=executor_jobs.nothing) as executor:
         sweep = Sweep(store, executor, executor_jobs.train_or_die, observer)
-        sweep.carry_out([ask([1.0, 2.0, 3.0], [4.0]), ask([3.0, 5.0])])
+        sweep.run([ask([1.0, 2.0, 3.0], [4.0]), ask([3.0, 5.0])])
         assert Counter(observer.ended) == Counter([(float(lr), False) for lr in range(1, 6)])
         assert (tmp_path / "deaths of 2").read_text() == "x"
         with pytest.raises(RunError) as caught:
-            sweep.carry_out([ask([13.0, 6.0])])
+            sweep.run([ask([13.0, 6.0])])
     assert f"Run {config_with_lr(13.0).run_id}" in str(caught.value)
     assert "ended on each of 3 attempts at this job (last exit code -9)" in str(caught.value)
     assert store.has_finished(config_with_lr(6.0).run_id)

@@ -54,7 +54,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(
     whole, parts = model_of(dtype), model_of(dtype)
     loss = whole.loss(batch.tokens, batch.doc_ids)
     loss.backward()
-    found = Accumulation(parts, size).leave_gradients(batch)
+    found = Accumulation(parts, size).accumulate_gradients(batch)
     assert not found.requires_grad
     torch.testing.assert_close(found, loss.detach(), rtol=rtol, atol=0)
     for mine, wanted in zip(gradients(parts), gradients(whole), strict=True):
@@ -65,7 +65,7 @@ def test_a_whole_batch_gives_the_bits_that_it_gave_without_micro_batches(batch: 
     whole, other = model_of(torch.float32), model_of(torch.float32)
     loss = whole.loss(batch.tokens)
     loss.backward()
-    assert Accumulation(other).leave_gradients(Batch(batch.tokens)) == loss
+    assert Accumulation(other).accumulate_gradients(Batch(batch.tokens)) == loss
     assert all(map(torch.equal, gradients(other), gradients(whole)))
 
 
@@ -76,10 +76,10 @@ def estimates(batch: Batch, estimator: str, size: int | None) -> list[torch.Tens
     # A step divides by 1e-12, and what is rounded of a gradient that is zero would move a weight.
     optimizer = Sophia(groups, lr=0.0, estimator=estimator, curvature_interval=1)
     accumulation = Accumulation(model, size)
-    accumulation.leave_gradients(batch)
+    accumulation.accumulate_gradients(batch)
     optimizer.step()
     optimizer.zero_grad()
-    accumulation.give_curvature(optimizer, batch, noise_seed=3)
+    accumulation.update_curvature(optimizer, batch, noise_seed=3)
     assert gradients(model) == []
     return [state["hessian"] for state in optimizer.state.values()]
 
@@ -123,10 +123,10 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing_else(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, short = model_of(), model_of()
-    loss = Accumulation(whole).leave_gradients(batch)
+    loss = Accumulation(whole).accumulate_gradients(batch)
     monkeypatch.setattr(short, "loss", short_of_memory(short.loss, 2))
     accumulation = Accumulation(short)
-    torch.testing.assert_close(accumulation.leave_gradients(batch), loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(accumulation.accumulate_gradients(batch), loss, rtol=1e-12, atol=0)
     assert accumulation.size == 2  # 7, 4, 2
     for mine, wanted in zip(gradients(short), gradients(whole), strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-14)
@@ -136,7 +136,7 @@ def test_a_late_micro_batch_without_room_leaves_nothing_of_the_earlier_ones(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, short = model_of(), model_of()
-    Accumulation(whole).leave_gradients(batch)
+    Accumulation(whole).accumulate_gradients(batch)
     calls = 0
     plain = short.loss
 
@@ -149,7 +149,7 @@ def test_a_late_micro_batch_without_room_leaves_nothing_of_the_earlier_ones(
 
     monkeypatch.setattr(short, "loss", third_fails)
     accumulation = Accumulation(short, 2)
-    accumulation.leave_gradients(batch)
+    accumulation.accumulate_gradients(batch)
     assert (accumulation.size, calls) == (1, 3 + ROWS)
     for mine, wanted in zip(gradients(short), gradients(whole), strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-14)
@@ -179,8 +179,8 @@ def test_a_sequence_that_does_not_fit_by_itself_is_an_error_with_a_remedy(
     model = model_of()
     monkeypatch.setattr(model, "loss", short_of_memory(model.loss, 0))
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        Accumulation(model).leave_gradients(batch)
+        Accumulation(model).accumulate_gradients(batch)
     assert caught.value.__notes__ == [
-        "A single sequence of 6 tokens does not fit. Recompute activations (--checkpointing), or "
-        "take a larger device."
+        "A single sequence of 6 tokens does not fit. Checkpoint activations "
+        "(--activation-checkpointing), or take a larger device."
     ]

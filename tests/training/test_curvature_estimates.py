@@ -5,8 +5,8 @@ import torch
 
 from optbench.config import ModelConfig
 from optbench.optimizers import Sophia, parameter_groups
-from optbench.training.curvature_estimates import give_curvature, leave_hessian_product
-from optbench.training.label_noise import LabelNoise
+from optbench.training.curvature_estimates import accumulate_hessian_product, update_curvature
+from optbench.training.label_sampler import LabelSampler
 from optbench.training.model import Llama
 
 TINY = ModelConfig(num_layers=1, d_model=4, d_ff=4, num_heads=1, vocab_size=5, seq_len=4)
@@ -35,7 +35,7 @@ def loss_gradients(model: Llama, tokens: torch.Tensor) -> tuple[torch.Tensor, ..
 def test_the_hessian_product_is_that_of_finite_differences(
     model: Llama, tokens: torch.Tensor
 ) -> None:
-    leave_hessian_product(model, tokens, torch.Generator().manual_seed(3))
+    accumulate_hessian_product(model, tokens, torch.Generator().manual_seed(3))
     found = [p.grad.double() for p in model.parameters() if p.grad is not None]
     generator = torch.Generator().manual_seed(3)
     z = [torch.randn(p.shape, generator=generator) for p in model.parameters()]
@@ -58,7 +58,7 @@ def test_sampled_labels_follow_the_predictions(model: Llama, tokens: torch.Tenso
     fifty = tokens.repeat(50, 1)
     with torch.no_grad():
         losses = torch.stack(
-            [model.sampled_label_loss(fifty, LabelNoise(generator, 600)) for _ in range(40)]
+            [model.sampled_label_loss(fifty, LabelSampler(generator, 600)) for _ in range(40)]
         )
         log_probs = model(tokens[:, :-1]).log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
@@ -78,7 +78,7 @@ def test_an_estimate_moves_the_state_and_leaves_no_gradients(
     optimizer.zero_grad()
     assert optimizer.curvature_due()
     weights = [p.detach().clone() for p in model.parameters()]
-    give_curvature(optimizer, model, tokens, torch.Generator().manual_seed(0))
+    update_curvature(optimizer, model, tokens, torch.Generator().manual_seed(0))
     assert not optimizer.curvature_due()
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))

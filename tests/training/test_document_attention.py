@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from optbench.training.document_attention import attend, block_mask, document_mask, pair_mask
-from optbench.training.label_noise import LabelNoise
+from optbench.training.label_sampler import LabelSampler
 from optbench.training.model import Llama
 from tests.builders import TINY_MODEL
 from tests.training.test_model import lively_model
@@ -100,7 +100,7 @@ def test_labels_are_sampled_from_predictions_within_documents() -> None:
     model = lively_model(MODEL)
     model.head.weight.data *= 1000
     tokens = torch.cat([packed_tokens(), packed_tokens()[:, :1]], dim=1)
-    noise = LabelNoise(torch.Generator().manual_seed(0), DOC_IDS.numel())
+    noise = LabelSampler(torch.Generator().manual_seed(0), DOC_IDS.numel())
     loss = model.sampled_label_loss(tokens, noise, DOC_IDS)
     likeliest = model(tokens[:, :-1], DOC_IDS).argmax(-1)
     sure = torch.cat([tokens[:, :1], likeliest], dim=1)

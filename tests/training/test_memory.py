@@ -49,13 +49,15 @@ class LiveBytes(TorchDispatchMode):
 
 @pytest.mark.parametrize("config", [DEEP, WIDE])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_counted_bytes_are_those_of_a_step(
-    config: ModelConfig, precision: Precision, checkpointing: bool
+    config: ModelConfig, precision: Precision, activation_checkpointing: bool
 ) -> None:
     """A later micro-batch of a step, with gradients there already: within a fifth."""
     rows = 8
-    model = Llama(config, seed=0, precision=precision, checkpointing=checkpointing)
+    model = Llama(
+        config, seed=0, precision=precision, activation_checkpointing=activation_checkpointing
+    )
     tokens = torch.zeros(rows, config.seq_len + 1, dtype=torch.long)
     known = [tokens, *model.buffers(), *model.parameters()]
     for parameter in model.parameters():
@@ -64,7 +66,11 @@ def test_counted_bytes_are_those_of_a_step(
     with LiveBytes(known) as live:
         model.loss(tokens).backward()
     counted = step_memory(
-        config, precision, checkpointing=checkpointing, state_bytes=0, device_type="cpu"
+        config,
+        precision,
+        activation_checkpointing=activation_checkpointing,
+        state_bytes=0,
+        device_type="cpu",
     )
     passes = dataclasses.replace(counted, update=0)
     assert passes.peak(rows) - passes.kept == pytest.approx(live.peak, rel=0.2)
@@ -86,7 +92,9 @@ def test_saved_tensors_are_the_counted_activations(precision: Precision) -> None
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         hidden = model.hidden_states(tokens)
     assert hidden.requires_grad
-    counted = step_memory(DEEP, precision, checkpointing=False, state_bytes=0, device_type="cpu")
+    counted = step_memory(
+        DEEP, precision, activation_checkpointing=False, state_bytes=0, device_type="cpu"
+    )
     blocks = counted.copies + 4 * counted.at_loss
     assert sum(sizes.values()) == pytest.approx(blocks, rel=0.1)
 
@@ -106,11 +114,13 @@ def test_state_is_known_before_the_first_step(optimizer: str) -> None:
 def test_weights_gradients_and_state_are_those_of_the_largest_size() -> None:
     """AdamW in float32: 16 bytes a parameter; per token of a block 52 d and little else."""
     model = PAPER_SIZES["1.2b"]
-    memory = step_memory(model, "bfloat16", checkpointing=False, state_bytes=8 * model.num_params)
+    memory = step_memory(
+        model, "bfloat16", activation_checkpointing=False, state_bytes=8 * model.num_params
+    )
     assert memory.kept == 16 * model.num_params
     blocks = 32 * 4096 * 52 * 1536
     assert memory.at_loss == pytest.approx(blocks, rel=0.02)
-    again = step_memory(model, "bfloat16", checkpointing=True, state_bytes=0)
+    again = step_memory(model, "bfloat16", activation_checkpointing=True, state_bytes=0)
     assert again.at_loss == pytest.approx(32 * 4096 * 4 * 1536, rel=0.1)
     logits = 4096 * model.vocab_size * 4
     assert memory.loss < 2 * logits + 8 * model.vocab_size * model.d_model
@@ -156,7 +166,7 @@ def test_a_limit_becomes_a_micro_batch() -> None:
     memory = step_memory(
         TINY_CONFIG.model,
         "float32",
-        checkpointing=False,
+        activation_checkpointing=False,
         state_bytes=state_bytes(optimizer),
         device_type="cpu",
     )

@@ -299,7 +299,7 @@ def test_only_products_are_in_bfloat16() -> None:
 def test_recomputed_activations_give_the_same_bits(precision: Precision) -> None:
     tokens = tokens_of(TINY_MODEL, batch=3, length=17)
     kept, again = (
-        Llama(TINY_MODEL, seed=0, precision=precision, checkpointing=again)
+        Llama(TINY_MODEL, seed=0, precision=precision, activation_checkpointing=again)
         for again in (False, True)
     )
     passes = 0

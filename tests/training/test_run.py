@@ -117,12 +117,17 @@ def test_how_a_run_is_carried_out_changes_neither_its_identity_nor_its_losses(
     corpus: Path,
 ) -> None:
     plain = run(run_config(), corpus)
-    frugal = run(run_config(), corpus, execution=Execution(micro_batch_size=3, checkpointing=True))
+    frugal = run(
+        run_config(), corpus, execution=Execution(micro_batch_size=3, activation_checkpointing=True)
+    )
     assert frugal.run_id == plain.run_id
     assert frugal.test_loss == pytest.approx(plain.test_loss, rel=1e-5)
     assert (plain.execution["micro_batch_size"], frugal.execution["micro_batch_size"]) == (4, 3)
-    assert (plain.execution["checkpointing"], frugal.execution["checkpointing"]) == (False, True)
-    recomputed = run(run_config(), corpus, execution=Execution(checkpointing=True))
+    assert (
+        plain.execution["activation_checkpointing"],
+        frugal.execution["activation_checkpointing"],
+    ) == (False, True)
+    recomputed = run(run_config(), corpus, execution=Execution(activation_checkpointing=True))
     assert recomputed.train_curve == plain.train_curve
     assert recomputed.test_loss == plain.test_loss
 
@@ -130,7 +135,7 @@ def test_how_a_run_is_carried_out_changes_neither_its_identity_nor_its_losses(
 def test_a_limit_of_memory_that_holds_no_sequence_is_a_failure_with_a_remedy(corpus: Path) -> None:
     record = run(run_config(), corpus, execution=Execution(memory_bytes=1000))
     assert record.status == "failed"
-    assert "or recompute activations (--checkpointing)" in record.error
+    assert "or checkpoint activations (--activation-checkpointing)" in record.error
 
 
 def test_precision_is_another_run_with_nearly_the_same_losses(corpus: Path) -> None:

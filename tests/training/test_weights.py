@@ -254,7 +254,7 @@ def without_metadata(path: Path) -> None:
         (with_header_size(5), "is no complete safetensors file ("),
         (pickled, "is a pickle (as torch.save writes), which can run code when it is read"),
         (saved_by_torch, "is a pickle (as torch.save writes), which can run code when it is read"),
-        (without_metadata, "does not say which run it is of (KeyError: 'run_id' in its metadata)"),
+        (without_metadata, "does not name its run (KeyError: 'run_id' in its metadata)"),
         (
             rewritten(lambda tensors: tensors.update(x=tensors.pop("head.weight"))),
             "lacks ['head.weight'] and has the unknown ['x']. Restore it from a copy",
@@ -286,7 +286,7 @@ def without_metadata(path: Path) -> None:
         (with_metadata(content_sha256="0" * 64), CHANGED),
         (
             with_metadata(dirty="perhaps"),
-            "does not say which run it is of (ValueError: dirty is 'perhaps' in its metadata). It "
+            "does not name its run (ValueError: dirty is 'perhaps' in its metadata). It "
             "was not written by 'optbench train --keep-weights' of this version.",
         ),
         (without_checksum, "(KeyError: 'content_sha256' in its metadata)"),

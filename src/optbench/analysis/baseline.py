@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optbench.analysis.confirmation import Confirmed
+from optbench.analysis.confirmation import Replicates
 from optbench.statistics.interpolation import MonotoneCurve
 from optbench.statistics.noise import MeanLoss, SeedNoise, mean_loss
 from optbench.statistics.scaling import LossCurveFit, fit_loss_curve
@@ -23,14 +23,14 @@ class Reference:
 
     Args:
         name: the baseline optimizer.
-        confirmed: its fresh seeds in that cell.
+        confirmed: its held-out seeds in that cell.
         losses: its loss curve: all budgets at the size of the cell.
         noise: the seed noise, pooled over the size.
         timing: step times of the winners in that cell side by side, once they were measured.
     """
 
     name: str
-    confirmed: Confirmed | None
+    confirmed: Replicates | None
     losses: BaselineLosses
     noise: SeedNoise | None
     timing: TimingEntry | None = None
@@ -40,7 +40,7 @@ class Reference:
 class BaselinePoint:
     """The baseline confirmed in one cell."""
 
-    confirmed: Confirmed
+    confirmed: Replicates
     mean: MeanLoss
 
 
@@ -66,7 +66,7 @@ class BaselineCurve:
 def build_reference(
     name: str,
     cell: CellEntry,
-    curve_points: Sequence[Confirmed],
+    curve_points: Sequence[Replicates],
     noise: SeedNoise | None,
     timing: TimingEntry | None = None,
 ) -> Reference:
@@ -75,7 +75,7 @@ def build_reference(
     Args:
         name: the baseline.
         cell: in which others are compared with it.
-        curve_points: its fresh seeds in all cells of the size, by budget.
+        curve_points: its held-out seeds in all cells of the size, by budget.
         noise: pooled over the size.
         timing: of any cell; used in its own.
     """
@@ -89,7 +89,7 @@ def build_reference(
     )
 
 
-def curve_losses(points: Sequence[Confirmed]) -> BaselineLosses:
+def curve_losses(points: Sequence[Replicates]) -> BaselineLosses:
     """Mean losses by budget; a cell in which every seed diverged is no point of the curve."""
     measured = [point for point in points if point.losses]
     return BaselineLosses(
@@ -100,7 +100,7 @@ def curve_losses(points: Sequence[Confirmed]) -> BaselineLosses:
     )
 
 
-def draw_curve(points: Sequence[Confirmed], noise: SeedNoise | None) -> BaselineCurve:
+def draw_curve(points: Sequence[Replicates], noise: SeedNoise | None) -> BaselineCurve:
     """The points of a size, by budget, and the curves that the estimators put through them."""
     losses = curve_losses(points)
     measured = tuple(

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from optbench.analysis.baseline import Reference, build_reference
-from optbench.analysis.confirmation import Confirmed
+from optbench.analysis.confirmation import Replicates
 from optbench.analysis.outcomes import OptimizerRow, build_row
 from optbench.analysis.seed_groups import NoiseGroup
 from optbench.analysis.spending import Spent, spent_on
 from optbench.analysis.tuning import read_tuning
+from optbench.statistics.joint_fit import JointFit
 from optbench.statistics.noise import SeedNoise, pooled_noise
-from optbench.statistics.shared_fit import SharedFit
 from optbench.statistics.speedup import MIN_BUDGETS, REPLICATES
 from optbench.store.journal import Journal
 from optbench.store.journal_entries import CellEntry, CellKey, Phase
 from optbench.store.store import RunRecord
 
-RunPlace: TypeAlias = tuple[str, int, int]
+RunKey: TypeAlias = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +27,14 @@ class SizeBasis:
     """What the cells of one model size have in common.
 
     Args:
-        points: the baseline's fresh seeds, by budget.
+        points: the baseline's held-out seeds, by budget.
         noise: of test losses, pooled over the groups of seeds of this size, or over all sizes where
             this one has no group of two; None if no size has one.
         is_noise_own: it is of this size.
     """
 
     size: str
-    points: tuple[Confirmed, ...]
+    points: tuple[Replicates, ...]
     noise: SeedNoise | None
     is_noise_own: bool
 
@@ -65,7 +65,7 @@ class CellSummary:
 
 
 def size_basis(
-    size: str, confirmed: Sequence[Confirmed], groups: Sequence[NoiseGroup], baseline: str
+    size: str, confirmed: Sequence[Replicates], groups: Sequence[NoiseGroup], baseline: str
 ) -> SizeBasis:
     """Collect what a size has.
 
@@ -89,11 +89,11 @@ class CellReader:
     """Builds the rows of any cell of one study; ``runs`` are by optimizer, size and budget."""
 
     journal: Journal
-    runs: Mapping[RunPlace, Sequence[RunRecord]]
-    confirmed: Sequence[Confirmed]
+    runs: Mapping[RunKey, Sequence[RunRecord]]
+    confirmed: Sequence[Replicates]
     groups: Sequence[NoiseGroup]
     bases: Mapping[str, SizeBasis]
-    shared: SharedFit
+    joint: JointFit
     replicates: int = REPLICATES
 
     def summaries(self) -> tuple[CellSummary, ...]:
@@ -140,12 +140,12 @@ class CellReader:
             read_tuning(entry, axes) if entry is not None else None,
             spent,
             reference,
-            self.shared,
+            self.joint,
             self.journal.prediction(cell, optimizer),
             replicates=self.replicates,
         )
 
-    def _confirmed_in(self, key: CellKey, optimizer: str) -> Confirmed | None:
+    def _confirmed_in(self, key: CellKey, optimizer: str) -> Replicates | None:
         found = (c for c in self.confirmed if c.cell.key == key and c.optimizer == optimizer)
         return next(found, None)
 
@@ -185,9 +185,9 @@ class CellReader:
             )
 
 
-def runs_by_place(records: Iterable[RunRecord]) -> dict[RunPlace, list[RunRecord]]:
+def runs_by_key(records: Iterable[RunRecord]) -> dict[RunKey, list[RunRecord]]:
     """Sort records by optimizer, non-embedding parameters and budget."""
-    found: dict[RunPlace, list[RunRecord]] = {}
+    found: dict[RunKey, list[RunRecord]] = {}
     for record in records:
         config = record.run_config
         place = (

@@ -1,4 +1,4 @@
-"""What the fresh seeds of a winner gave: test losses, step times, memory and curves, by run."""
+"""What the held-out seeds of a winner gave: test losses, step times, memory and curves, by run."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class SeedResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmed:
-    """The fresh seeds of an optimizer's winner in one cell; ``absent`` runs are not stored."""
+class Replicates:
+    """The held-out seeds of an optimizer's winner in one cell; ``absent`` runs are not stored."""
 
     cell: CellEntry
     optimizer: str
@@ -70,7 +70,7 @@ class Confirmed:
         return frozenset(seed.device for seed in self.seeds)
 
 
-def read_confirmations(journal: Journal, records: Mapping[str, RunRecord]) -> list[Confirmed]:
+def read_confirmations(journal: Journal, records: Mapping[str, RunRecord]) -> list[Replicates]:
     """Everything confirmed: the baseline by size and budget, then the others as they ended."""
     study = journal.study
     found = [
@@ -83,12 +83,12 @@ def read_confirmations(journal: Journal, records: Mapping[str, RunRecord]) -> li
     return [*baseline, *(c for c in found if c.optimizer != study.baseline)]
 
 
-def read_confirmation(entry: ConfirmationEntry, records: Mapping[str, RunRecord]) -> Confirmed:
+def read_confirmation(entry: ConfirmationEntry, records: Mapping[str, RunRecord]) -> Replicates:
     """Look the runs of an entry up; a failed run counts as absent."""
     found = [records[run_id] for run_id in entry.run_ids if run_id in records]
     ended = [record for record in found if record.status != "failed"]
     stored = {record.run_id for record in ended}
-    return Confirmed(
+    return Replicates(
         cell=entry.cell,
         optimizer=entry.optimizer,
         configuration=entry.configuration,

@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optbench.analysis.cells import runs_by_place, size_basis
-from optbench.analysis.confirmation import Confirmed, read_confirmation, read_confirmations
-from optbench.analysis.over_scale import (
-    AxisOverScale,
-    LawToday,
-    laws_today,
+from optbench.analysis.axis_scaling import (
+    AxisScaling,
+    CurrentFit,
+    current_fits,
+    current_sensitivity,
     recorded_sensitivity,
     searched_axes,
-    sensitivity_today,
     tunings_of,
 )
-from optbench.analysis.plain_data import plain_data
+from optbench.analysis.cells import runs_by_key, size_basis
+from optbench.analysis.confirmation import Replicates, read_confirmation, read_confirmations
+from optbench.analysis.jsonable import to_jsonable
 from optbench.analysis.search_path import Search, read_search
 from optbench.analysis.seed_groups import noise_groups
 from optbench.config import UserError
@@ -39,12 +39,12 @@ from optbench.store.store import RunRecord
 
 
 class ExplanationError(UserError):
-    """Nothing is known of this cell and optimizer; the message says of which something is."""
+    """Nothing is known of this cell and optimizer; the message lists those that are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """Where the tie threshold comes from.
+    """Where the noise threshold comes from.
 
     Args:
         tau: nats per token; a change must be better by more than this to count.
@@ -58,8 +58,8 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
-    """A cell whose tuning the journal does not have: what its runs say so far.
+class UnfinishedSearch:
+    """A cell whose tuning the journal does not have: its runs so far.
 
     Args:
         runs: of this optimizer in this cell, measurements of the noise among them.
@@ -73,7 +73,7 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FreshSeeds:
+class HeldOutSeeds:
     """The confirmation of the configuration.
 
     Args:
@@ -82,7 +82,7 @@ class FreshSeeds:
         val_mean: mean validation loss at the end of the same runs, to compare with the tuning's.
     """
 
-    confirmed: Confirmed
+    confirmed: Replicates
     test: MeanLoss | None
     val_mean: float | None
 
@@ -111,16 +111,16 @@ class Explanation:
     start_from: str
     threshold: Threshold | None
     search: Search | None
-    unfinished: Unfinished | None
-    sensitivity: tuple[AxisOverScale, ...]
+    unfinished: UnfinishedSearch | None
+    sensitivity: tuple[AxisScaling, ...]
     sensitivity_recorded: bool
     prediction: PredictionEntry | None
-    laws: tuple[LawToday, ...]
-    confirmation: FreshSeeds | None
+    laws: tuple[CurrentFit, ...]
+    confirmation: HeldOutSeeds | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a number that is infinite becomes None."""
-        return plain_data(dataclasses.asdict(self))
+        return to_jsonable(dataclasses.asdict(self))
 
 
 def explain(
@@ -137,7 +137,7 @@ def explain(
         records: its runs by id.
         cell: a label such as ``d32 1x``; ``d32-1x`` and ``d32@1`` are the same.
         optimizer: its name.
-        axes: of the optimizer, which say what grows as one minus its value.
+        axes: of the optimizer, which define what grows as one minus its value.
 
     Raises:
         ExplanationError: an unknown cell or optimizer, or one that nothing was done for.
@@ -150,7 +150,7 @@ def explain(
     unfinished = None
     if not (tuning or prediction or confirmation):  # only then are all records looked through
         at = (optimizer, place.num_nonembedding_params, place.num_tokens)
-        runs = runs_by_place(records.values()).get(at, [])
+        runs = runs_by_key(records.values()).get(at, [])
         if not runs:
             raise ExplanationError(_nothing_there(journal, place, optimizer))
         unfinished = _unfinished(runs)
@@ -165,11 +165,11 @@ def explain(
         threshold=_threshold(journal, place, tuning, records),
         search=read_search(tuning, _axis_order(journal, tuning), records) if tuning else None,
         unfinished=unfinished,
-        sensitivity=recorded or sensitivity_today(tunings),
+        sensitivity=recorded or current_sensitivity(tunings),
         sensitivity_recorded=bool(recorded),
         prediction=prediction,
-        laws=laws_today(_fitted(tunings, prediction), place, axes or {}),
-        confirmation=_fresh_seeds(journal, records, confirmation) if confirmation else None,
+        laws=current_fits(_fitted(tunings, prediction), place, axes or {}),
+        confirmation=_held_out_seeds(journal, records, confirmation) if confirmation else None,
     )
 
 
@@ -215,10 +215,10 @@ def _nothing_there(journal: Journal, cell: CellEntry, optimizer: str) -> str:
     )
 
 
-def _unfinished(runs: Sequence[RunRecord]) -> Unfinished:
+def _unfinished(runs: Sequence[RunRecord]) -> UnfinishedSearch:
     losses = [(run.val_loss, run.run_id) for run in runs if run.val_loss is not None]
     best_loss, best_run_id = min(losses, default=(None, ""))
-    return Unfinished(runs=len(runs), best_loss=best_loss, best_run_id=best_run_id)
+    return UnfinishedSearch(runs=len(runs), best_loss=best_loss, best_run_id=best_run_id)
 
 
 def _start_from(journal: Journal, tuning: TuningEntry) -> str:
@@ -266,16 +266,16 @@ def _threshold(
     )
 
 
-def _fresh_seeds(
+def _held_out_seeds(
     journal: Journal, records: Mapping[str, RunRecord], entry: ConfirmationEntry
-) -> FreshSeeds:
+) -> HeldOutSeeds:
     """The mean has the interval that the report gives it: the noise is pooled over the size."""
     confirmed, everything = read_confirmation(entry, records), read_confirmations(journal, records)
     groups = noise_groups(journal, everything, records)
     noise = size_basis(entry.cell.size, everything, groups, journal.study.baseline).noise
     losses = [records[seed.run_id].val_loss for seed in confirmed.seeds]
     finite = [loss for loss in losses if loss is not None]
-    return FreshSeeds(
+    return HeldOutSeeds(
         confirmed=confirmed,
         test=mean_loss(confirmed.losses, noise) if confirmed.losses else None,
         val_mean=math.fsum(finite) / len(finite) if finite else None,

@@ -1,4 +1,4 @@
-"""What can be said of each optimizer against the baseline, with the runs behind it."""
+"""The result of each optimizer against the baseline, with the runs behind it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from statistics import median
 from typing import Literal, TypeAlias
 
 from optbench.analysis.baseline import Reference
-from optbench.analysis.confirmation import Confirmed
+from optbench.analysis.confirmation import Replicates
 from optbench.analysis.spending import Spent
 from optbench.analysis.tuning import Tuning
 from optbench.statistics.contrasts import difference_by_seed
+from optbench.statistics.joint_fit import JointFit
 from optbench.statistics.noise import Difference, MeanLoss, mean_loss
-from optbench.statistics.shared_fit import SharedFit
 from optbench.statistics.speedup import (
     MIN_BUDGETS,
     REPLICATES,
@@ -25,7 +25,7 @@ from optbench.statistics.speedup import (
 )
 from optbench.store.journal_entries import PredictionEntry
 
-Standing: TypeAlias = Literal["baseline", "faster", "slower", "cannot tell", "no result"]
+Standing: TypeAlias = Literal["baseline", "faster", "slower", "inconclusive", "no result"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class OptimizerRow:
     optimizer: str
     is_baseline: bool
     test: MeanLoss | None
-    confirmed: Confirmed | None
+    confirmed: Replicates | None
     tuning: Tuning | None
     tokens: Speedup | None
     seconds: Speedup | None
@@ -74,11 +74,11 @@ class OptimizerRow:
 
 def build_row(
     optimizer: str,
-    confirmed: Confirmed | None,
+    confirmed: Replicates | None,
     tuning: Tuning | None,
     spent: Spent,
     reference: Reference,
-    shared: SharedFit | None = None,
+    joint: JointFit | None = None,
     prediction: PredictionEntry | None = None,
     *,
     replicates: int = REPLICATES,
@@ -92,7 +92,7 @@ def build_row(
     estimates: tuple[Speedup, ...] = ()
     tokens = seconds = None
     if confirmed and test and not is_baseline:
-        estimates = _estimates(confirmed, test, reference, shared, replicates)
+        estimates = _estimates(confirmed, test, reference, joint, replicates)
         tokens = headline(estimates)
         seconds = _in_seconds(confirmed, test, reference, tokens)
     standing = _standing(test, tokens, is_baseline=is_baseline)
@@ -123,7 +123,7 @@ def _median(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def _optimizer_loss(confirmed: Confirmed, test: MeanLoss) -> OptimizerLoss:
+def _optimizer_loss(confirmed: Replicates, test: MeanLoss) -> OptimizerLoss:
     return OptimizerLoss(
         tokens=confirmed.cell.num_tokens,
         mean=test.value,
@@ -133,10 +133,10 @@ def _optimizer_loss(confirmed: Confirmed, test: MeanLoss) -> OptimizerLoss:
 
 
 def _estimates(
-    confirmed: Confirmed,
+    confirmed: Replicates,
     test: MeanLoss,
     reference: Reference,
-    shared: SharedFit | None,
+    joint: JointFit | None,
     replicates: int,
 ) -> tuple[Speedup, ...]:
     allowed: list[CurveEstimator] = [
@@ -153,24 +153,22 @@ def _estimates(
         )
         for estimator in allowed
     ]
-    if shared is not None and (joint := _joint_estimate(confirmed, reference, shared)):
-        found.append(joint)
+    if joint is not None and (estimate := _joint_estimate(confirmed, reference, joint)):
+        found.append(estimate)
     return tuple(found)
 
 
-def _joint_estimate(
-    confirmed: Confirmed, reference: Reference, shared: SharedFit
-) -> Speedup | None:
+def _joint_estimate(confirmed: Replicates, reference: Reference, joint: JointFit) -> Speedup | None:
     """None at a size that the joint fit does not have."""
     params = float(confirmed.cell.num_nonembedding_params)
-    found = shared.efficiency(confirmed.optimizer, params)
+    found = joint.efficiency(confirmed.optimizer, params)
     if found is None or not reference.losses.tokens:
         return None
     return Speedup(
         value=found.value,
         low=found.low,
         high=found.high,
-        estimator="shared",
+        estimator="joint",
         extrapolated=found.extrapolated,
         bound=found.bound,
     )
@@ -181,17 +179,17 @@ def headline(estimates: Sequence[Speedup]) -> Speedup | None:
 
     The joint fit is no candidate: its replicates cannot be turned into seconds.
     """
-    own = [estimate for estimate in estimates if estimate.estimator != "shared"]
+    own = [estimate for estimate in estimates if estimate.estimator != "joint"]
     numbers = [estimate for estimate in own if not estimate.bound]
     return next(iter([*numbers, *own]), None)
 
 
 def _in_seconds(
-    confirmed: Confirmed, test: MeanLoss, reference: Reference, tokens: Speedup | None
+    confirmed: Replicates, test: MeanLoss, reference: Reference, tokens: Speedup | None
 ) -> Speedup | None:
     """None where the two were not timed, or on different devices."""
     timing = _timing(confirmed, reference)
-    if tokens is None or tokens.estimator == "shared" or timing is None:
+    if tokens is None or tokens.estimator == "joint" or timing is None:
         return None
     return speedup(
         reference.losses,
@@ -202,7 +200,7 @@ def _in_seconds(
     )
 
 
-def _timing(confirmed: Confirmed, reference: Reference) -> Timing | None:
+def _timing(confirmed: Replicates, reference: Reference) -> Timing | None:
     """Rounds side by side if they were measured, else the step times of the runs themselves."""
     baseline, rounds = reference.confirmed, reference.timing
     if rounds and {confirmed.optimizer, reference.name} <= rounds.s_per_token.keys():
@@ -218,7 +216,7 @@ def _timing(confirmed: Confirmed, reference: Reference) -> Timing | None:
     return Timing(baseline=baseline.seconds_per_token, optimizer=confirmed.seconds_per_token)
 
 
-def _difference(confirmed: Confirmed | None, reference: Reference) -> Difference | None:
+def _difference(confirmed: Replicates | None, reference: Reference) -> Difference | None:
     baseline = reference.confirmed
     if confirmed is None or baseline is None:
         return None
@@ -233,20 +231,20 @@ def _standing(test: MeanLoss | None, tokens: Speedup | None, *, is_baseline: boo
     return side_of_one(tokens)
 
 
-def side_of_one(estimate: Speedup) -> Literal["faster", "slower", "cannot tell"]:
+def side_of_one(estimate: Speedup) -> Literal["faster", "slower", "inconclusive"]:
     """Where the whole interval lies."""
     if estimate.low is not None and estimate.low > 1:
         return "faster"
     if estimate.high is not None and estimate.high < 1:
         return "slower"
-    return "cannot tell"
+    return "inconclusive"
 
 
 def _verdict(
     standing: Standing,
     tokens: Speedup | None,
     seconds: Speedup | None,
-    confirmed: Confirmed | None,
+    confirmed: Replicates | None,
     reference: Reference,
 ) -> str:
     if standing == "baseline":
@@ -260,10 +258,10 @@ def _verdict(
     sentence = {
         "faster": f"faster than {reference.name} in tokens: interval above 1",
         "slower": f"slower than {reference.name} in tokens: interval below 1",
-        "cannot tell": "cannot tell: interval contains 1",
+        "inconclusive": "inconclusive: interval contains 1",
     }[standing]
     if tokens.low is None:
-        sentence = "cannot tell: no interval without a second seed"
+        sentence = "inconclusive: no interval without a second seed"
     elif seconds is not None and (side := side_of_one(seconds)) != standing:
         sentence += f"; in seconds: {side}"
     if tokens.extrapolated:
@@ -278,7 +276,7 @@ def _verdict(
 
 def _missing(
     optimizer: str,
-    confirmed: Confirmed | None,
+    confirmed: Replicates | None,
     tuning: Tuning | None,
     prediction: PredictionEntry | None,
     reference: Reference,

@@ -46,25 +46,25 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class AxisTrials:
     """Everything tried along one axis with the other values held, by increasing value.
 
     Args:
         axis: its name.
-        held: values of the other searched axes.
+        fixed: values of the other searched axes.
         candidates: one of them is the reference.
         refused: candidates that could not be run, with the reason.
     """
 
     axis: str
-    held: Configuration
+    fixed: Configuration
     candidates: tuple[Tried, ...]
     refused: tuple[RejectionEntry, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A move of the incumbent.
+    """A move of the current best.
 
     Args:
         before: value of the axis.
@@ -87,7 +87,7 @@ class Step:
 class Leg:
     """Moves that followed each other along one axis; the line's reference is where they began."""
 
-    line: Line
+    line: AxisTrials
     steps: tuple[Step, ...]
 
 
@@ -104,7 +104,7 @@ class NearBest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivergedRun:
-    """A configuration whose loss was lost, and why as far as its record says."""
+    """A configuration whose loss was lost, and the reason in its record."""
 
     configuration: Configuration
     run_id: str
@@ -126,7 +126,7 @@ class Search:
         certificate_kind: the same, with why it is not certified.
         searched: axes that had candidates.
         legs: the path.
-        certificate: a line through the incumbent, its reference, for each searched axis.
+        certificate: a line through the current best, its reference, for each searched axis.
         near_best: by increasing loss; empty if everything diverged.
         rejected: candidates that were refused before they cost anything.
         runs: spent on the search.
@@ -143,7 +143,7 @@ class Search:
     certificate_kind: Certificate
     searched: tuple[str, ...]
     legs: tuple[Leg, ...]
-    certificate: tuple[Line, ...]
+    certificate: tuple[AxisTrials, ...]
     near_best: tuple[NearBest, ...]
     edges: tuple[EdgeEntry, ...]
     rejected: tuple[RejectionEntry, ...]
@@ -217,20 +217,20 @@ def _step(move: MoveEntry, tau: float) -> Step:
     )
 
 
-def _line(entry: TuningEntry, axis: str, at: Configuration) -> Line:
+def _line(entry: TuningEntry, axis: str, at: Configuration) -> AxisTrials:
     """The line through a point, which is its reference."""
     through = dataclasses.replace(entry, incumbent={**entry.incumbent, **at})
     (found,) = read_tuning(through, (axis,)).lines
     reference = _loss_at(entry, at)
-    held = {name: value for name, value in at.items() if name != axis}
-    return Line(
+    fixed = {name: value for name, value in at.items() if name != axis}
+    return AxisTrials(
         axis=axis,
-        held=held,
+        fixed=fixed,
         candidates=tuple(_tried(point, reference, entry.tie_threshold) for point in found.points),
         refused=tuple(
             rejection
             for rejection in entry.rejected
-            if all(rejection.configuration.get(name) == value for name, value in held.items())
+            if all(rejection.configuration.get(name) == value for name, value in fixed.items())
             and rejection.configuration.get(axis) != at[axis]
         ),
     )

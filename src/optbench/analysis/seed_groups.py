@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optbench.analysis.confirmation import Confirmed
+from optbench.analysis.confirmation import Replicates
 from optbench.store.journal import Journal
 from optbench.store.journal_entries import CellEntry
 from optbench.store.store import RunRecord
@@ -26,7 +26,7 @@ class NoiseGroup:
 
 
 def noise_groups(
-    journal: Journal, confirmed: Sequence[Confirmed], records: Mapping[str, RunRecord]
+    journal: Journal, confirmed: Sequence[Replicates], records: Mapping[str, RunRecord]
 ) -> tuple[NoiseGroup, ...]:
     """The confirmation runs, and the runs that measured the noise before anything was tuned."""
     groups = [_noise_group("confirmation", c.optimizer, c.cell, _by_run(c)) for c in confirmed]
@@ -37,7 +37,7 @@ def noise_groups(
     return tuple(group for group in groups if group is not None)
 
 
-def _by_run(confirmed: Confirmed) -> dict[str, float]:
+def _by_run(confirmed: Replicates) -> dict[str, float]:
     return {s.run_id: s.test_loss for s in confirmed.seeds if s.test_loss is not None}
 
 

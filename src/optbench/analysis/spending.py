@@ -27,11 +27,11 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class Spending:
     """Planned against spent.
 
     Args:
-        plan: as first made; None if the study never said.
+        plan: as first made; None if the study recorded none.
         spent: by all runs in the store.
         workers: of the last session; None without one.
         wall_s: of all sessions that ended in good order.
@@ -60,12 +60,12 @@ def spent_on(records: Iterable[RunRecord]) -> Spent:
     )
 
 
-def compare_budget(journal: Journal, records: Iterable[RunRecord]) -> Budget:
+def compare_budget(journal: Journal, records: Iterable[RunRecord]) -> Spending:
     """Set the plan against the runs and sessions of a study."""
     spent = spent_on(records)
     workers = journal.sessions[-1].workers if journal.sessions else None
     ended = {end.started_at for end in journal.session_ends}
-    return Budget(
+    return Spending(
         plan=journal.plan,
         spent=spent,
         workers=workers,

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from optbench.analysis.baseline import BaselineCurve, Reference, draw_curve
-from optbench.analysis.cells import CellReader, CellSummary, by_speed, runs_by_place, size_basis
+from optbench.analysis.cells import CellReader, CellSummary, by_speed, runs_by_key, size_basis
 from optbench.analysis.claims.claim import Claim
 from optbench.analysis.claims.registry import evaluate_claims
-from optbench.analysis.confirmation import Confirmed, read_confirmations
-from optbench.analysis.joint_fit import fit_study
+from optbench.analysis.confirmation import Replicates, read_confirmations
+from optbench.analysis.jsonable import to_jsonable
 from optbench.analysis.outcomes import OptimizerRow
-from optbench.analysis.plain_data import plain_data
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
-from optbench.analysis.spending import Budget, compare_budget, spent_on
+from optbench.analysis.spending import Spending, compare_budget, spent_on
+from optbench.analysis.study_fit import fit_study
+from optbench.statistics.joint_fit import JointFit
 from optbench.statistics.noise import SeedNoise, pooled_noise, shared_seed_correlation
-from optbench.statistics.shared_fit import SharedFit
 from optbench.store.journal import Journal, read_journal
 from optbench.store.journal_entries import NoiseEntry, StudyEntry
 from optbench.store.store import RunRecord, RunStore
@@ -30,7 +30,7 @@ UNEQUAL_NOISE_P = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndedBadly:
+class FailedOrDiverged:
     """A run that diverged (a result) or failed (not one)."""
 
     run_id: str
@@ -62,8 +62,8 @@ class StudySummary:
         missing: what is not there yet, in sentences.
         cells: every cell in which something is confirmed, the headline first, then by size.
         curves: the baseline's at every size, by the name of the size.
-        shared: the joint fit of all cells, with its speed-ups by size and their trends.
-        claims: what the study says of the claims of the paper.
+        joint: the joint fit of all cells, with its speed-ups by size and their trends.
+        claims: the study's verdicts on the claims of the paper.
     """
 
     study: StudyEntry
@@ -73,13 +73,13 @@ class StudySummary:
     noise_groups: tuple[NoiseGroup, ...]
     thresholds: tuple[NoiseEntry, ...]
     seed_correlation: float | None
-    budget: Budget
-    ended_badly: tuple[EndedBadly, ...]
+    budget: Spending
+    failed_or_diverged: tuple[FailedOrDiverged, ...]
     environments: tuple[EnvironmentUse, ...]
     missing: tuple[str, ...]
     cells: tuple[CellSummary, ...]
     curves: Mapping[str, BaselineCurve]
-    shared: SharedFit
+    joint: JointFit
     claims: tuple[Claim, ...]
 
     @property
@@ -108,7 +108,7 @@ class StudySummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a number that is infinite or does not exist becomes None."""
-        return plain_data(dataclasses.asdict(self))
+        return to_jsonable(dataclasses.asdict(self))
 
 
 def _difference(row: OptimizerRow) -> str:
@@ -120,24 +120,24 @@ def _difference(row: OptimizerRow) -> str:
     return f" Test loss {change} ± {row.difference.half_width:.3f} against the baseline, {p}."
 
 
-def budget_sentence(budget: Budget) -> str:
+def budget_sentence(budget: Spending) -> str:
     """Runs, tokens and time, spent and planned."""
     spent, plan = budget.spent, budget.plan
     text = (
         f"Spent: {spent.runs} runs, {format_count(spent.tokens)} tokens, "
-        f"{format_seconds(spent.core_s)} of core time"
+        f"{format_seconds(spent.core_s)} of CPU time"
     )
     if budget.wall_s:
-        text += f", {format_seconds(budget.wall_s)} on the clock with {budget.workers} workers"
+        text += f", {format_seconds(budget.wall_s)} of wall time with {budget.workers} workers"
     if budget.open_sessions:
         text += (
-            f" (without {budget.open_sessions} of {budget.sessions} sittings, which were cut off)"
+            f" (without {budget.open_sessions} of {budget.sessions} sessions, which were cut off)"
         )
     if plan is None:
         return f"{text}. No plan was recorded."
     return (
         f"{text}. Planned: {plan.runs} runs (at most {plan.runs_worst}), "
-        f"{format_count(plan.tokens)} tokens, {format_seconds(plan.seconds)} on the clock with "
+        f"{format_count(plan.tokens)} tokens, {format_seconds(plan.seconds)} of wall time with "
         f"{plan.workers} workers."
     )
 
@@ -146,17 +146,17 @@ def summarise(store: RunStore) -> StudySummary:
     """Read a finished or unfinished study.
 
     Raises:
-        StoreError: the journal does not say what the study is, or lacks a field.
+        StoreError: the journal has no entry that names the study, or lacks a field.
     """
     journal = read_journal(store.journal)
     study, records = journal.study, store.records
     confirmed = read_confirmations(journal, records)
     groups = noise_groups(journal, confirmed, records)
     everywhere = pooled_noise([group.losses for group in groups])
-    shared = fit_study(confirmed, everywhere, baseline=study.baseline)
+    joint = fit_study(confirmed, everywhere, baseline=study.baseline)
     sizes = dict.fromkeys([study.tuned_cell.size, *(c.cell.size for c in confirmed)])
     bases = {size: size_basis(size, confirmed, groups, study.baseline) for size in sizes}
-    reader = CellReader(journal, runs_by_place(records.values()), confirmed, groups, bases, shared)
+    reader = CellReader(journal, runs_by_key(records.values()), confirmed, groups, bases, joint)
     cells = reader.summaries()
     reference = reader.reference(study.tuned_cell)
     rows = _headline_rows(reader, cells, reference)
@@ -170,13 +170,13 @@ def summarise(store: RunStore) -> StudySummary:
         thresholds=journal.noise,
         seed_correlation=_seed_correlation(study, confirmed),
         budget=compare_budget(journal, records.values()),
-        ended_badly=_ended_badly(records),
+        failed_or_diverged=_failed_or_diverged(records),
         environments=_environments(records),
-        missing=(*_missing(journal, rows, reference), *_missing_elsewhere(study, cells, shared)),
+        missing=(*_missing(journal, rows, reference), *_missing_elsewhere(study, cells, joint)),
         cells=cells,
         curves=curves,
-        shared=shared,
-        claims=evaluate_claims(journal, cells, shared, _test_losses(records)),
+        joint=joint,
+        claims=evaluate_claims(journal, cells, joint, _test_losses(records)),
     )
 
 
@@ -202,7 +202,7 @@ def _headline_rows(
     )
 
 
-def _seed_correlation(study: StudyEntry, confirmed: Sequence[Confirmed]) -> float | None:
+def _seed_correlation(study: StudyEntry, confirmed: Sequence[Replicates]) -> float | None:
     """Over the headline cell and the baseline's curve there."""
     headline = study.tuned_cell
     return shared_seed_correlation(
@@ -215,9 +215,9 @@ def _seed_correlation(study: StudyEntry, confirmed: Sequence[Confirmed]) -> floa
     )
 
 
-def _ended_badly(records: Mapping[str, RunRecord]) -> tuple[EndedBadly, ...]:
+def _failed_or_diverged(records: Mapping[str, RunRecord]) -> tuple[FailedOrDiverged, ...]:
     return tuple(
-        EndedBadly(
+        FailedOrDiverged(
             run_id=record.run_id,
             optimizer=record.config["optimizer"]["name"],
             status=record.status,
@@ -259,7 +259,7 @@ def _missing(journal: Journal, rows: Sequence[OptimizerRow], reference: Referenc
 
 
 def _missing_elsewhere(
-    study: StudyEntry, cells: Sequence[CellSummary], shared: SharedFit
+    study: StudyEntry, cells: Sequence[CellSummary], joint: JointFit
 ) -> Iterable[str]:
     """Of the other cells, and of the joint fit once there is something to fit."""
     headline = study.tuned_cell
@@ -270,5 +270,5 @@ def _missing_elsewhere(
     if absent := [cell.label for cell in study.cells if cell.key not in begun]:
         yield f"Nothing is confirmed yet in {', '.join(absent)}."
     if any(row.test and not row.is_baseline for cell in cells for row in cell.rows):
-        sentences = [shared.reason] if shared.reason else shared.remarks
+        sentences = [joint.reason] if joint.reason else joint.remarks
         yield from (f"Joint fit of all cells: {sentence}" for sentence in sentences)

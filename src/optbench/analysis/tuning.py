@@ -1,4 +1,4 @@
-"""How an optimizer's winner was found: its certificate, line by line through the incumbent."""
+"""How an optimizer's winner was found: its certificate, line by line through the current best."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optbench.store.journal_entries import EvaluationEntry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinePoint:
-    """A candidate value of one axis, the rest as in the incumbent.
+    """A candidate value of one axis, the rest as in the current best.
 
     Args:
         value: of the axis.
@@ -28,7 +28,7 @@ class LinePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisLine:
-    """Everything tried along one axis through the incumbent, by increasing value."""
+    """Everything tried along one axis through the current best, by increasing value."""
 
     axis: str
     points: tuple[LinePoint, ...]
@@ -40,8 +40,8 @@ class Tuning:
 
     Args:
         entry: as the journal has it.
-        loss: validation loss of the incumbent on the tuning seed; optimistic, because it is the
-            best of many, which is why the winner is trained again on fresh seeds.
+        loss: validation loss of the current best on the tuning seed; optimistic, because it is the
+            best of many, which is why the winner is trained again on held-out seeds.
         lines: one for each searched axis, in descent order.
     """
 
@@ -53,7 +53,8 @@ class Tuning:
 def read_tuning(entry: TuningEntry, axes: tuple[str, ...]) -> Tuning:
     """Sort the evaluations into lines; ``axes`` in the order in which the descent visits them.
 
-    An evaluation names only the searched axes, the incumbent also the values that were held fixed.
+    An evaluation names only the searched axes, the current best also the values that were held
+    fixed.
     """
     searched = [axis for axis in axes if any(axis in e.configuration for e in entry.evaluations)]
     losses = [e.loss for e in entry.evaluations if _differs_in(e, entry) == set()]

@@ -22,7 +22,7 @@ from typing import IO, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from optbench.checkpoints.manifest import MANIFEST, CheckpointError, Manifest, rank_file
+from optbench.checkpoints.manifest import MANIFEST, CheckpointError, CheckpointManifest, rank_file
 from optbench.files.durable import flush_to_disk
 from optbench.files.tensor_file import StreamFacts, TensorFileError, TensorStream
 
@@ -32,8 +32,8 @@ _RUN_ID = re.compile(r"\w[\w-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the checkpoints of one run lie; made by :func:`place_of`."""
+class CheckpointDirectory:
+    """Where the checkpoints of one run lie; made by :func:`checkpoint_directory`."""
 
     run_id: str
     system: fsspec.AbstractFileSystem
@@ -74,7 +74,7 @@ class Place:
             flush_to_disk(Path(folder, name))
         return facts
 
-    def complete(self, manifest: Manifest) -> None:
+    def complete(self, manifest: CheckpointManifest) -> None:
         """Write the manifest, which makes a checkpoint of a folder whose files are all there.
 
         Raises:
@@ -91,8 +91,8 @@ class Place:
         for path in (Path(folder), Path(self.path), Path(self.path).parent):
             flush_to_disk(path)
 
-    def manifest(self, step: int) -> Manifest:
-        """What the manifest of a step says, and that its files are there in full.
+    def manifest(self, step: int) -> CheckpointManifest:
+        """The manifest of a step, checked: its files are there in full.
 
         Raises:
             CheckpointError: it is missing, damaged or of another run; a file of another size.
@@ -107,7 +107,7 @@ class Place:
                 f"{MANIFEST} has {size:,} bytes, but at most {MAX_MANIFEST_BYTES:,} are sensible."
             )
         data = self.system.cat_file(f"{folder}/{MANIFEST}")
-        manifest = Manifest.from_json(cast(bytes, data), self.run_id, step)
+        manifest = CheckpointManifest.from_json(cast(bytes, data), self.run_id, step)
         for rank, file in enumerate(manifest.files):
             name = rank_file(rank, manifest.num_ranks)
             found = self._size(f"{folder}/{name}")
@@ -121,7 +121,7 @@ class Place:
         return manifest
 
     @contextlib.contextmanager
-    def streams(self, manifest: Manifest) -> Generator[list[TensorStream]]:
+    def streams(self, manifest: CheckpointManifest) -> Generator[list[TensorStream]]:
         """The file of each rank, its header read; errors while it is open name the file.
 
         Raises:
@@ -172,7 +172,7 @@ def naming(name: str) -> Generator[None]:
         raise CheckpointError(f"{name} {error}") from None
 
 
-def place_of(root: str | Path, run_id: str) -> Place:
+def checkpoint_directory(root: str | Path, run_id: str) -> CheckpointDirectory:
     """Where the checkpoints of a run lie under a root; touches neither disk nor network.
 
     Args:
@@ -186,17 +186,17 @@ def place_of(root: str | Path, run_id: str) -> Place:
             f"'{run_id}' is no id of a run, which is of letters, digits, '_' and '-'."
         )
     system, path = _root(root)
-    return Place(run_id, system, f"{path}/{run_id}")
+    return CheckpointDirectory(run_id, system, f"{path}/{run_id}")
 
 
 def discard(root: str | Path, run_id: str) -> None:
     """Remove all checkpoints of a run, if there are any.
 
     Raises:
-        CheckpointError: as for :func:`place_of`.
+        CheckpointError: as for :func:`checkpoint_directory`.
         OSError: the disk refuses.
     """
-    place = place_of(root, run_id)
+    place = checkpoint_directory(root, run_id)
     for step in place.steps():
         place.remove(step)
     with contextlib.suppress(FileNotFoundError):
@@ -207,7 +207,7 @@ def discard_finished(root: str | Path, run_ids: Collection[str]) -> None:
     """Remove the checkpoints of those runs that somebody died before removing.
 
     Raises:
-        CheckpointError: as for :func:`place_of`.
+        CheckpointError: as for :func:`checkpoint_directory`.
         OSError: the disk refuses.
     """
     system, path = _root(root)

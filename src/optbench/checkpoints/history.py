@@ -33,13 +33,13 @@ class History:
     resumed_from: tuple[dict[str, Any], ...] = ()
 
     def to_facts(self) -> dict[str, Any]:
-        """As a checkpoint says it."""
+        """As a checkpoint keeps it."""
         facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in facts.items()}
 
     @classmethod
     def from_facts(cls, raw: Mapping[str, Any]) -> History:
-        """What a checkpoint says.
+        """Inverse of :meth:`to_facts`.
 
         Raises:
             TrainingStateError: times or counts that cannot be.

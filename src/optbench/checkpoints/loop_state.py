@@ -1,4 +1,4 @@
-"""LoopState: what the training loop knows between two steps, and the Keeper that it is given to."""
+"""LoopState: what the training loop knows between two steps, and the Checkpointer that keeps it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class LoopState:
     recent_losses: Tensor
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Keeps the state of a run between two steps, and gives back what an earlier part kept."""
 
     def resume(self, model: nn.Module, optimizer: Optimizer) -> LoopState | None:
         """Load what was kept last into model and optimizer; None if there is nothing."""
         ...
 
-    def due(self, steps_taken: int) -> bool:
+    def should_save(self, steps_taken: int) -> bool:
         """Whether to save now; asked after every step."""
         ...
 

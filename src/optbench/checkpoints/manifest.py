@@ -28,13 +28,13 @@ class NewerSchemaError(CheckpointError):
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
-    """What ``checkpoint.json`` says.
+class CheckpointManifest:
+    """The content of ``checkpoint.json``.
 
     Args:
         step: steps that had been taken.
         files: size and checksum of each rank's file, in rank order.
-        facts: what each rank has to say besides its tensors, in rank order; plain JSON.
+        facts: what each rank keeps besides its tensors, in rank order; plain JSON.
     """
 
     run_id: str
@@ -63,7 +63,7 @@ class Manifest:
         return json.dumps({_CHECKSUM: _sha256(content), **content}).encode()
 
     @classmethod
-    def from_json(cls, data: bytes, run_id: str, step: int) -> Manifest:
+    def from_json(cls, data: bytes, run_id: str, step: int) -> CheckpointManifest:
         """Inverse of :meth:`to_json`.
 
         Raises:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from optbench.checkpoints.checkpoint import discard, discard_finished, place_of
+from optbench.checkpoints.checkpoint import checkpoint_directory, discard, discard_finished
 from optbench.checkpoints.manifest import CheckpointError
 from optbench.store.store import RunRecord, RunStore
 
@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 class CheckpointRoot:
     """The root of all runs' checkpoints; a run that is in the store needs its own no more.
 
-    What cannot be removed is said and left.
+    What cannot be removed is logged and left.
 
     Args:
         root: a folder or an fsspec URL, absolute.
@@ -39,7 +39,7 @@ class CheckpointRoot:
         root: Path | str = store / FOLDER if url is None else url
         if "://" not in str(root):  # a worker may have another working directory
             root = Path(root).expanduser().absolute()
-        place_of(root, "any")
+        checkpoint_directory(root, "any")
         return cls(root)
 
     def discard(self, record: RunRecord) -> None:
@@ -49,7 +49,7 @@ class CheckpointRoot:
         try:
             discard(self.root, record.run_id)
         except Exception as error:  # a store at a URL raises any class
-            self._say(error)
+            self._warn(error)
 
     def is_in(self, store: Path) -> bool:
         """Whether it is a folder of a store's own, which is out of sight where the store is."""
@@ -65,7 +65,7 @@ class CheckpointRoot:
         try:
             discard_finished(self.root, finished - {*besides})
         except Exception as error:
-            self._say(error)
+            self._warn(error)
 
-    def _say(self, error: Exception) -> None:
+    def _warn(self, error: Exception) -> None:
         _LOG.warning("Checkpoints of finished runs stay in %s: %s", self.root, error)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from optbench.checkpoints.plain_state import PlainError, tensor_names, to_plain
+from optbench.checkpoints.jsonable_state import NotJsonableError, tensor_names, to_jsonable
 from optbench.checkpoints.training_state import (
     LOOP_TENSORS,
     Facts,
@@ -29,8 +29,8 @@ from optbench.files.tensor_file import TensorSpec
 from optbench.optimizers import BaseOptimizer
 
 Specs: TypeAlias = Mapping[str, TensorSpec]
-# The state of one parameter, of an optimizer that does not say what it needs, takes at most this:
-# eight times the parameter and the square matrices of both its sides, in double precision.
+# The state of one parameter, of an optimizer that does not declare what it needs, takes at most
+# this: eight times the parameter and the square matrices of both its sides, in double precision.
 _BYTES_PER_ELEMENT = 64
 _BYTES_BESIDES = 2**16
 _MOST_CHARACTERS = 100  # of a name that is quoted
@@ -70,7 +70,7 @@ def check_saved(
             _check_measurements(merged, rank, step)
             _check_losses(loop_tensor(rank, "recent_losses"), merged, model, since_point)
         _check_optimizer(saved, merged, model, optimizer, step)
-    except (KeyError, TypeError, AttributeError, ValueError, PlainError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, NotJsonableError) as error:
         raise TrainingStateError(
             f"Its manifest has not the form of a training state ({type(error).__name__}: {error})."
         ) from error
@@ -99,11 +99,11 @@ def _check_loop(loop: Facts, step: int, num_steps: int) -> None:
 
 
 def _named(facts: Facts, rank: int) -> list[str]:
-    """The names of the tensors that a rank speaks of and those that it always has."""
+    """The names of the tensors that a rank refers to and those that it always has."""
     own = facts["optimizer"]
     plain = [*own["state"].values(), *(group["values"] for group in own["groups"])]
-    spoken_of = tensor_names([*plain, own["shared"], facts["random"]])
-    return [*spoken_of, *(loop_tensor(rank, name) for name in LOOP_TENSORS)]
+    named = tensor_names([*plain, own["shared"], facts["random"]])
+    return [*named, *(loop_tensor(rank, name) for name in LOOP_TENSORS)]
 
 
 def _check_names(
@@ -206,7 +206,7 @@ def _check_same_group(saved: SavedState, name: str, first: str) -> None:
 def _own_specs(
     optimizer: BaseOptimizer, group: dict[str, Any], shape: tuple[int, ...]
 ) -> Iterator[tuple[str, TensorSpec]]:
-    """The state tensors of a parameter, from what the method itself says."""
+    """The state tensors of a parameter, from what the method itself makes."""
     dtype = torch.promote_types(group["params"][0].dtype, torch.float32)
     like = torch.empty((1, *shape), dtype=dtype, device="meta")
     for name, tensor in optimizer.rule_of(group, shape).init_state(like, group).items():
@@ -230,13 +230,13 @@ def _check_own(entry: Any, name: str, specs: Specs, expected: Specs, step: int) 
 
 def _check_group(found: Mapping[str, Any], group: Mapping[str, Any], *, exact: bool) -> None:
     """Of an optimizer of this package nothing in a group changes but the learning rate."""
-    now = to_plain(group_values(group), "group", {})["dict"]
+    now = to_jsonable(group_values(group), "group", {})["dict"]
     for key in now.keys() & found.keys() if not exact else now.keys():
         value = found[key]
         same = value == now[key] if exact and key != "lr" else _alike(value, now[key])
         if not same:
             raise TrainingStateError(
-                f"It has {key} = {value!r:.200} for the group of which the run says {now[key]!r}."
+                f"It has {key} = {value!r:.200} for the group where the run has {now[key]!r}."
             )
 
 

@@ -17,8 +17,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from optbench.checkpoints.jsonable_state import (
+    NotJsonableError,
+    from_jsonable,
+    tensor_names,
+    to_jsonable,
+)
 from optbench.checkpoints.loop_state import LoopState
-from optbench.checkpoints.plain_state import PlainError, from_plain, tensor_names, to_plain
 from optbench.checkpoints.random_state import RandomState
 from optbench.config import UserError
 
@@ -34,14 +39,14 @@ class TrainingStateError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class RankInfo:
     """Which rank this is, of how many."""
 
     rank: int = 0
     num_ranks: int = 1
 
 
-ONLY = Seat()
+SINGLE_RANK = RankInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,9 @@ def snapshot(
         facts = {
             "loop": _loop_facts(loop),
             "optimizer": _optimizer_facts(model, optimizer, rank, tensors),
-            "random": to_plain(states, f"random/{rank}", tensors),
+            "random": to_jsonable(states, f"random/{rank}", tensors),
         }
-    except PlainError as error:
+    except NotJsonableError as error:
         raise TrainingStateError(
             f"The state of {type(optimizer).__name__} cannot be kept in a checkpoint: {error}"
         ) from None
@@ -104,19 +109,19 @@ def _optimizer_facts(
     found, names = optimizer.state_dict(), held_names(model, optimizer)
     by_id = _names_by_id(found, names)
     entries = {
-        by_id[key]: to_plain(entry, f"optimizer/{by_id[key]}", tensors)
+        by_id[key]: to_jsonable(entry, f"optimizer/{by_id[key]}", tensors)
         for key, entry in found["state"].items()
         if key in by_id
     }
     groups = [
-        {"params": own, "values": to_plain(group_values(group), f"group/{rank}/{i}", tensors)}
+        {"params": own, "values": to_jsonable(group_values(group), f"group/{rank}/{i}", tensors)}
         for i, (own, group) in enumerate(zip(names, found["param_groups"], strict=True))
     ]
     shared = {
         "state": {key: entry for key, entry in found["state"].items() if key not in by_id},
         "rest": {name: found[name] for name in found if name not in ("state", "param_groups")},
     }
-    besides = to_plain(shared, f"shared/{rank}", tensors)
+    besides = to_jsonable(shared, f"shared/{rank}", tensors)
     return {"groups": groups, "state": entries, "shared": besides}
 
 
@@ -157,21 +162,21 @@ class SavedState:
 
     Args:
         facts: in rank order, checked (see :mod:`optbench.checkpoints.state_checks`).
-        seat: of the reader.
+        rank_info: of the reader.
     """
 
     facts: Sequence[Facts]
-    seat: Seat
+    rank_info: RankInfo
 
     @property
     def same_layout(self) -> bool:
         """Whether as many ranks read as wrote."""
-        return len(self.facts) == self.seat.num_ranks
+        return len(self.facts) == self.rank_info.num_ranks
 
     @property
     def own_rank(self) -> int:
         """The rank whose own measurements and random numbers the reader takes up."""
-        return self.seat.rank if self.same_layout else 0
+        return self.rank_info.rank if self.same_layout else 0
 
     def entry(self, parameter: str) -> Any:
         """The optimizer's state of a parameter, whoever wrote it; None without one."""
@@ -222,7 +227,7 @@ class SavedState:
             ranks = range(len(self.facts))
             losses = [tensors[loop_tensor(rank, "recent_losses")] for rank in ranks]
             whole = torch.stack(losses).sum(0)
-            own["recent_losses"] = whole if self.seat.rank == 0 else torch.zeros_like(whole)
+            own["recent_losses"] = whole if self.rank_info.rank == 0 else torch.zeros_like(whole)
         return LoopState(
             steps_taken=facts["steps_taken"],
             train_curve=[(step, loss) for step, loss in facts["train_curve"]],
@@ -239,7 +244,7 @@ class SavedState:
             TrainingStateError: they are none.
         """
         try:
-            state = RandomState(**from_plain(self.random, tensors))
+            state = RandomState(**from_jsonable(self.random, tensors))
             state.check()
         except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             raise TrainingStateError(
@@ -258,15 +263,15 @@ class SavedState:
         """
         now, names = optimizer.state_dict(), held_names(model, optimizer)
         entries = {
-            key: from_plain(entry, tensors)
+            key: from_jsonable(entry, tensors)
             for key, name in _names_by_id(now, names).items()
             if (entry := self.entry(name)) is not None
         }
         groups = [
-            {**group, **(from_plain(self.group_values(own[0]), tensors) if own else {})}
+            {**group, **(from_jsonable(self.group_values(own[0]), tensors) if own else {})}
             for own, group in zip(names, now["param_groups"], strict=True)
         ]
-        shared = from_plain(self.shared, tensors)
+        shared = from_jsonable(self.shared, tensors)
         state = {**shared["state"], **entries}
         try:
             optimizer.load_state_dict({**shared["rest"], "state": state, "param_groups": groups})

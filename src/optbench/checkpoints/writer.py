@@ -18,8 +18,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from optbench.checkpoints.checkpoint import Place
-from optbench.checkpoints.manifest import Manifest, rank_file
+from optbench.checkpoints.checkpoint import CheckpointDirectory
+from optbench.checkpoints.manifest import CheckpointManifest, rank_file
 from optbench.files.tensor_file import StreamFacts, write_tensors
 
 T = TypeVar("T")
@@ -44,21 +44,21 @@ def alone(value: T, /) -> list[T]:
 
 @dataclass(frozen=True, slots=True)
 class RankWritten:
-    """What came of a rank's file; ``problem`` is empty where it is on the disk."""
+    """The outcome of a rank's file; ``problem`` is empty where it is on the disk."""
 
     step: int
     file: StreamFacts | None
     facts: Mapping[str, Any]
     problem: str = ""
 
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON, in which ranks tell each other."""
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, for the other ranks."""
         file = None if self.file is None else [self.file.size, self.file.sha256]
         return {"step": self.step, "file": file, "facts": self.facts, "problem": self.problem}
 
     @classmethod
-    def from_plain(cls, raw: Mapping[str, Any]) -> RankWritten:
-        """Inverse of :meth:`to_plain`."""
+    def from_dict(cls, raw: Mapping[str, Any]) -> RankWritten:
+        """Inverse of :meth:`to_dict`."""
         file = None if raw["file"] is None else StreamFacts(*raw["file"])
         return cls(raw["step"], file, raw["facts"], raw["problem"])
 
@@ -67,13 +67,13 @@ class RankWritten:
 class CheckpointWriter:
     """Writes the checkpoints of a run and keeps the newest few.
 
-    With several ranks each writes its own file, and the first writes the manifest when all say that
-    theirs is there. They say so through ``gather``, which is called by the caller's thread alone,
-    in :meth:`settle` and :meth:`is_free`; every rank calls these at the same steps, and so it does
-    :meth:`save` or :meth:`give_up`.
+    With several ranks each writes its own file, and the first writes the manifest when all report
+    that theirs is there. They do so through ``gather``, which is called by the caller's thread
+    alone, in :meth:`settle` and :meth:`is_free`; every rank calls these at the same steps, and so
+    it does :meth:`save` or :meth:`save_nothing`.
 
     Args:
-        place: of the run.
+        directory: of the run.
         keep: complete checkpoints that stay.
         written: how many were completed.
         failed: how many were not.
@@ -81,7 +81,7 @@ class CheckpointWriter:
         superseded: steps beyond the next one that have been found unusable.
     """
 
-    place: Place
+    directory: CheckpointDirectory
     keep: int = KEEP
     rank: int = 0
     num_ranks: int = 1
@@ -110,11 +110,11 @@ class CheckpointWriter:
         try:
             snapshot = {name: _copy(tensor) for name, tensor in tensors.items()}
         except Exception as error:  # no memory for a second copy
-            self.give_up(step, _reason(error))
+            self.save_nothing(step, _reason(error))
         else:
             self._begin(step, lambda: self._write_file(step, snapshot, facts))
 
-    def give_up(self, step: int, problem: str) -> None:
+    def save_nothing(self, step: int, problem: str) -> None:
         """In place of :meth:`save`: let all ranks know that this one has nothing to write."""
         self._begin(step, lambda: RankWritten(step, None, {}, problem))
 
@@ -146,7 +146,7 @@ class CheckpointWriter:
         _await(self._file, time.monotonic() + wait_s)
         if not all(self.gather(self._file.done())):
             return
-        ranks = [RankWritten.from_plain(one) for one in self.gather(self._file.result().to_plain())]
+        ranks = [RankWritten.from_dict(one) for one in self.gather(self._file.result().to_dict())]
         self._file = None
         self._end = _in_background(
             lambda: self._complete(ranks), lambda problem: self.note_failed(ranks[0].step, problem)
@@ -162,7 +162,8 @@ class CheckpointWriter:
             self._abandoned = True
             self.failed += 1
             self.note(
-                f"A checkpoint was still being written {wait_s:g} s after the run; it was given up."
+                f"A checkpoint was still being written {wait_s:g} s after the run; it was "
+                f"abandoned."
             )
         self._file = self._end = None
 
@@ -172,7 +173,7 @@ class CheckpointWriter:
         self.note(f"The checkpoint of step {step} was not written: {problem}")
 
     def note(self, problem: str) -> None:
-        """Remember a problem, and say the first one."""
+        """Remember a problem, and log the first one."""
         if not self.problems:
             _LOG.warning("%s", problem)
         if len(self.problems) < _MOST_PROBLEMS:
@@ -183,7 +184,7 @@ class CheckpointWriter:
     ) -> RankWritten:
         name = rank_file(self.rank, self.num_ranks)
         try:
-            written = self.place.write(step, name, lambda file: write_tensors(file, snapshot))
+            written = self.directory.write(step, name, lambda file: write_tensors(file, snapshot))
         except Exception as error:  # those of a store at a URL are of any class
             return RankWritten(step, None, facts, _reason(error))
         return RankWritten(step, written, facts)
@@ -192,13 +193,13 @@ class CheckpointWriter:
         """Write the manifest, if all files are there, and remove what it makes superfluous."""
         if self._abandoned:  # the run has ended without it
             return
-        step, run_id = ranks[0].step, self.place.run_id
+        step, run_id = ranks[0].step, self.directory.run_id
         problem = next((one.problem for one in ranks if one.problem), "")
         files = tuple(one.file for one in ranks if one.file is not None)
         try:
             if not problem and self.rank == 0:
                 facts = tuple(dict(one.facts) for one in ranks)
-                self.place.complete(Manifest(run_id, step, files, facts))
+                self.directory.complete(CheckpointManifest(run_id, step, files, facts))
         except Exception as error:
             problem = _reason(error)
         if problem:
@@ -212,13 +213,13 @@ class CheckpointWriter:
         """Remove a half of a checkpoint, or what is older than the newest few and of no use."""
         try:
             if failed:
-                self.place.remove(step)
+                self.directory.remove(step)
                 return
             self.superseded.discard(step)
-            steps = [s for s in self.place.steps() if s <= step or s in self.superseded]
-            whole = [s for s in steps if s not in self.superseded and self.place.is_complete(s)]
+            steps = [s for s in self.directory.steps() if s <= step or s in self.superseded]
+            whole = [s for s in steps if s not in self.superseded and self.directory.is_complete(s)]
             for old in set(steps) - set(whole[: self.keep]):
-                self.place.remove(old)
+                self.directory.remove(old)
             self.superseded.clear()
         except Exception as error:
             self.note(f"Old checkpoints were not removed: {_reason(error)}")
@@ -236,14 +237,14 @@ def _in_background(job: Callable[[], T], otherwise: Callable[[str], T]) -> Futur
     """
     future: Future[T] = Future()
 
-    def carry_out() -> None:
+    def run_job() -> None:
         try:
             future.set_result(job())
         except BaseException as error:
             future.set_exception(error)
 
     try:
-        threading.Thread(target=carry_out, name="checkpoint", daemon=True).start()
+        threading.Thread(target=run_job, name="checkpoint", daemon=True).start()
     except Exception as error:
         future.set_result(otherwise(_reason(error)))
     return future

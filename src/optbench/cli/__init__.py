@@ -11,13 +11,15 @@ from typing import Any
 import click
 
 from optbench import __version__
-from optbench.cli.data_verbs import data
-from optbench.cli.model_verbs import evaluate, export
+from optbench.cli import (
+    data_verbs,
+    model_verbs,
+    paper_verbs,
+    recommend_verbs,
+    run_verbs,
+    study_verbs,
+)
 from optbench.cli.output import forgiving_output
-from optbench.cli.paper_verbs import compare_to_paper, paper
-from optbench.cli.recommend_verbs import recommend
-from optbench.cli.run_verbs import bench, show, train
-from optbench.cli.study_verbs import explain, plan, report, run
 
 EPILOG = """\b
 Examples:
@@ -46,18 +48,18 @@ def main() -> None:
 
 
 for _verb in (
-    run,
-    plan,
-    train,
-    bench,
-    show,
-    report,
-    explain,
-    recommend,
-    paper,
-    compare_to_paper,
-    export,
-    evaluate,
-    data,
+    study_verbs.run,
+    study_verbs.plan,
+    run_verbs.train,
+    run_verbs.bench,
+    run_verbs.show,
+    study_verbs.report,
+    study_verbs.explain,
+    recommend_verbs.recommend,
+    paper_verbs.paper,
+    paper_verbs.compare_to_paper,
+    model_verbs.export,
+    model_verbs.evaluate,
+    data_verbs.data,
 ):
     main.add_command(_verb)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from optbench.cli.verbs import (
-    Failure,
+    CliError,
     available_workers,
     console,
     error_console,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optbench.data.document_shards import MixtureManifest
     from optbench.data.mixture_recipe import MixtureRecipe
     from optbench.data.prepared import CorpusSummary
-    from optbench.data.shards import Manifest, OnProgress
+    from optbench.data.shards import CorpusManifest, OnProgress
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 _cache_option = click.option(
@@ -88,7 +88,7 @@ def prepare(
     if (kept := kept_mixture(chosen, folder)) is not None:
         _report(kept, folder, " It was already prepared, nothing was read.")
         return
-    with _interrupted_says(lambda: _kept_shards(chosen, folder)), _Bar() as on_progress:
+    with _interrupted_message(lambda: _kept_shards(chosen, folder)), _Bar() as on_progress:
         manifest = prepare_mixture(
             chosen,
             folder,
@@ -123,11 +123,11 @@ def show(cache: Path | None, verify: bool, tokens: str | None, form: str) -> Non
         click.echo(f"There is no prepared corpus in {folder}.")
     damaged = [one.name for one in found if one.state not in ("ok", "unfinished")]
     if verify and damaged:
-        raise Failure(f"Damaged: {', '.join(damaged)}.")
+        raise CliError(f"Damaged: {', '.join(damaged)}.")
 
 
 @contextlib.contextmanager
-def _interrupted_says(what_is_kept: Callable[[], str]) -> Generator[None]:
+def _interrupted_message(what_is_kept: Callable[[], str]) -> Generator[None]:
     """An interruption ends the command with what it has left and how to go on."""
     try:
         yield
@@ -162,7 +162,7 @@ def _with_options(
     return dataclasses.replace(recipe, tokens=tokens) if tokens else recipe
 
 
-def _prepare_nano(vocab_size: int | None, cache: Path) -> Manifest:
+def _prepare_nano(vocab_size: int | None, cache: Path) -> CorpusManifest:
     from optbench.data.corpus import NANO, NANO_VOCAB_SIZE
     from optbench.data.shards import prepare as prepare_nano
 
@@ -170,11 +170,11 @@ def _prepare_nano(vocab_size: int | None, cache: Path) -> Manifest:
         f"Nothing of it is kept in {cache}; the same command begins again, which takes less than a "
         f"minute."
     )
-    with _interrupted_says(lambda: nothing), _Bar() as on_progress:
+    with _interrupted_message(lambda: nothing), _Bar() as on_progress:
         return prepare_nano(NANO, vocab_size or NANO_VOCAB_SIZE, cache, on_progress)
 
 
-def _report(manifest: Manifest | MixtureManifest, cache: Path, note: str = "") -> None:
+def _report(manifest: CorpusManifest | MixtureManifest, cache: Path, note: str = "") -> None:
     from optbench.units import format_count
 
     tokens = format_count(manifest.num_tokens("train"))
@@ -184,11 +184,11 @@ def _report(manifest: Manifest | MixtureManifest, cache: Path, note: str = "") -
     )
 
 
-def _left_out(manifest: Manifest | MixtureManifest) -> str:
+def _left_out(manifest: CorpusManifest | MixtureManifest) -> str:
     """What of the text or of the tokenizer's file is not in the corpus."""
-    from optbench.data.shards import Manifest
+    from optbench.data.shards import CorpusManifest
 
-    if isinstance(manifest, Manifest):
+    if isinstance(manifest, CorpusManifest):
         return ""
     sources = [one for one in manifest.provenance if one.documents_empty]
     empty = ", ".join(
@@ -201,7 +201,7 @@ def _left_out(manifest: Manifest | MixtureManifest) -> str:
 
 
 def _as_json(corpus: CorpusSummary, budget: float | None) -> dict[str, object]:
-    from optbench.study.repetition import epochs_after
+    from optbench.study.repetition_warning import epochs_after
 
     times = {} if budget is None else {"times_read": epochs_after(corpus, budget)}
     return {**dataclasses.asdict(corpus), **times}
@@ -210,7 +210,7 @@ def _as_json(corpus: CorpusSummary, budget: float | None) -> dict[str, object]:
 def _print_corpora(found: list[CorpusSummary], verified: bool, budget: float | None) -> None:
     from rich.table import Table
 
-    from optbench.study.repetition import consequence, epochs_after, epochs_text, too_often
+    from optbench.study.repetition_warning import consequence, epochs_after, epochs_text, too_often
     from optbench.units import format_count
 
     table = Table()

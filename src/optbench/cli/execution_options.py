@@ -1,4 +1,4 @@
-"""The options of `optbench train` and `optbench run` that say how the device is used.
+"""The options of `optbench train` and `optbench run` for how the device is used.
 
 Each is a field of :class:`~optbench.execution_settings.ExecutionSettings`, but for the place of the
 checkpoints: like the folder of the runs, it belongs to one store and is in no study file.
@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from optbench.cli.verbs import Finite
+from optbench.cli.verbs import Finite, renamed_option
 
 _OPTIONS = (
     click.option(
@@ -27,26 +27,33 @@ _OPTIONS = (
         help="Choose the micro-batch for this much memory.",
     ),
     click.option(
-        "--checkpointing/--no-checkpointing",
+        "--activation-checkpointing/--no-activation-checkpointing",
         default=None,
-        help="Compute activations again instead of keeping them.",
+        help="Keep of each block only its input, and compute the rest again.",
     ),
     click.option("--compile/--no-compile", default=None, help="Fuse the blocks by torch.compile."),
     click.option(
-        "--checkpoint-minutes",
+        "--checkpoint-interval",
         type=Finite(0),
-        help="Keep a run's state this often; 0 = never.  [default: 10]",
+        help="Minutes between two checkpoints of a run; 0 = none.  [default: 10]",
     ),
     click.option(
-        "--checkpoints",
+        "--checkpoint-dir",
+        "checkpoints",
         metavar="URL",
-        help="Where: a folder or an fsspec URL.  [default: checkpoints, in the folder of the runs]",
+        help="A folder or an fsspec URL.  [default: checkpoints, in the folder of the runs]",
     ),
     click.option(
         "--devices-per-run",
         type=click.IntRange(1),
-        help="Devices of this machine that carry out a run together.  [default: 1]",
+        help="Devices of this machine that execute a run together.  [default: 1]",
     ),
+)
+_RENAMED = (
+    renamed_option("--checkpointing", "--activation-checkpointing", is_flag=True),
+    renamed_option("--no-checkpointing", "--no-activation-checkpointing", is_flag=True),
+    renamed_option("--checkpoint-minutes", "--checkpoint-interval"),
+    renamed_option("--checkpoints", "--checkpoint-dir"),
 )
 
 
@@ -63,6 +70,6 @@ def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
         names = [field.name for field in dataclasses.fields(ExecutionSettings)]
         verb(execution=ExecutionSettings(**{name: given.pop(name) for name in names}), **given)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_OPTIONS, *_RENAMED)):
         wrapped = option(wrapped)
     return wrapped

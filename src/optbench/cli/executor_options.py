@@ -1,4 +1,4 @@
-"""The options of `optbench run` and `optbench plan` that say where runs are carried out."""
+"""The options of `optbench run` and `optbench plan` for where runs are executed."""
 
 from __future__ import annotations
 

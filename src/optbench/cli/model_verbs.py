@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from optbench.cli.verbs import (
-    Failure,
+    CliError,
     console,
     error_console,
     find_record,
@@ -55,7 +55,7 @@ def export(run_id: str, store: Path, out: Path) -> None:
 @click.option(
     "--task-path",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder with task files of your own; all of them, unless --tasks says which.",
+    help="Folder with task files of your own; all of them, unless --tasks names some.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Documents of each task.  [default: all]")
 @format_option("table", "json")
@@ -87,7 +87,7 @@ def evaluate(
         trained,
         TaskChoice(names, task_path, limit),
         device=default_device(),
-        say=lambda text: log.print(text, highlight=False, markup=False),
+        notify=lambda text: log.print(text, highlight=False, markup=False),
     )
     store_evaluation(store, found)
     if form == "json":
@@ -106,7 +106,7 @@ def _open_run(store: Path, start: str) -> tuple[RunRecord, TrainedModel]:
     record = find_record(RunStore.read(store).records, start, store)
     if record.status != "completed":
         reason = record.error.strip().rsplit("\n", 1)[-1]
-        raise Failure(
+        raise CliError(
             f"Run {record.run_id} {record.status} ({reason}), so it has no final weights. "
             f"'optbench show --store {store}' lists the runs."
         )

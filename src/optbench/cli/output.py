@@ -2,7 +2,8 @@
 
 A run of hours must not end because its log cannot show a multiplication sign, because the pager
 that read it was closed or because the disk under the log is full. So characters that the encoding
-lacks are written in others, what cannot be written is dropped, and a sentence at the end says so.
+lacks are written in others, what cannot be written is dropped, and a sentence at the end reports
+it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _HANDLER = "optbench.plain"
 
 
 def _in_plain_characters(error: UnicodeError) -> tuple[str, int]:
-    """Write what an encoding lacks in ASCII, or as an escape that says which character it is."""
+    """Write what an encoding lacks in ASCII, or as an escape that names the character."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(_PLAIN)
@@ -81,7 +82,7 @@ class _Descriptor(io.RawIOBase):
 
 @contextmanager
 def forgiving_output() -> Generator[None]:
-    """Let standard output and standard error lose text where they must, and say so at the end.
+    """Let standard output and standard error lose text where they must, and report it at the end.
 
     Raises:
         SystemExit: with 1 instead of 0 where standard output could not be written; a reader that
@@ -128,7 +129,7 @@ def _open_closed_descriptors() -> set[int]:
 
 
 def _forgiving(stream: TextIO | None, descriptor: int) -> tuple[TextIO, _Descriptor | None]:
-    """A stream that writes to the same descriptor; one that has none is only told its errors."""
+    """A stream that writes to the same descriptor; one that has none gets only its errors."""
     raw = _Descriptor(descriptor)
     if stream is None:  # it was closed when the interpreter started
         return io.TextIOWrapper(cast("BinaryIO", raw), "utf-8", _HANDLER), raw

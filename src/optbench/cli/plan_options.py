@@ -1,4 +1,4 @@
-"""The options of `optbench plan` that describe a device which is not at hand."""
+"""The options of `optbench plan` that describe a device you do not have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from optbench.cli.verbs import Finite
-from optbench.study.planning.devices import DEFAULT_MFU, DEVICES, Rental
+from optbench.study.planning.devices import DEFAULT_MFU, DEVICES, DeviceAllocation
 
 _OPTIONS = (
     click.option(
@@ -25,10 +25,10 @@ _OPTIONS = (
 )
 
 
-def rental_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--device``, ``--mfu``, ``--price`` and ``--devices``, and pass them on as ``rental``.
+def allocation_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--device``, ``--mfu``, ``--price`` and ``--devices``, together as ``allocation``.
 
-    The verb gets a :class:`Rental`, or None where no device is named.
+    The verb gets a :class:`DeviceAllocation`, or None where no device is named.
     """
 
     @functools.wraps(verb)
@@ -46,10 +46,10 @@ def rental_options(verb: Callable[..., None]) -> Callable[..., None]:
             raise click.UsageError(
                 f"{' and '.join(lonely)} can only be given with --device ({', '.join(DEVICES)})."
             )
-        rental = None
+        allocation = None
         if device is not None:
-            rental = Rental(DEVICES[device], mfu or DEFAULT_MFU, price, devices or 1)
-        verb(rental=rental, **others)
+            allocation = DeviceAllocation(DEVICES[device], mfu or DEFAULT_MFU, price, devices or 1)
+        verb(allocation=allocation, **others)
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)

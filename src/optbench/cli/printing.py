@@ -14,24 +14,24 @@ from optbench.store.store import RunRecord
 from optbench.units import format_count, format_seconds
 
 if TYPE_CHECKING:  # both import torch, which listing records has no need of
+    from optbench.study.config import StudyConfig
     from optbench.study.planning.device_costs import MemoryRow
-    from optbench.study.planning.devices import Rental
+    from optbench.study.planning.devices import DeviceAllocation
     from optbench.study.planning.plan import Plan, PlanRow
-    from optbench.study.study_config import StudyConfig
     from optbench.training.bench import OptimizerCost
     from optbench.training.memory import StepMemory
 
 
-def say(console: Console, text: str) -> None:
+def print_text(console: Console, text: str) -> None:
     """Print a message as it is; a terminal breaks its lines, nothing else does."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_plan(study: StudyConfig, plan: Plan, console: Console, *, by_cell: bool = False) -> None:
     """The plan by phase and optimizer, or by cell too, and its sums."""
-    rental = plan.rental
-    times = ["core time"] if rental is None else ["device-hours", "in updates"]
-    money = ["price"] if rental is not None and rental.price is not None else []
+    allocation = plan.allocation
+    times = ["CPU time"] if allocation is None else ["device-hours", "in updates"]
+    money = ["price"] if allocation is not None and allocation.price is not None else []
     table = Table(title=_plan_title(study, plan), title_justify="left")
     for name in ("phase", "optimizer", "cells", "runs", "at most", "tokens", "FLOPs"):
         left = name in ("phase", "optimizer", "cells")
@@ -44,26 +44,34 @@ def print_plan(study: StudyConfig, plan: Plan, console: Console, *, by_cell: boo
         table.add_row(*_plan_cells(row), end_section=is_last)
     table.add_row(*_plan_cells(plan.total))
     console.print(table)
-    if plan.rental is not None:
-        _print_memory(plan.memory, plan.rental, console)
+    if plan.allocation is not None:
+        _print_memory(plan.memory, plan.allocation, console)
     console.print(_plan_summary(plan), highlight=False)
 
 
 def _plan_title(study: StudyConfig, plan: Plan) -> str:
-    rental = plan.rental
-    if rental is None:
+    allocation = plan.allocation
+    if allocation is None:
         return f"Plan of study '{study.name}' with {plan.workers} workers"
     return (
-        f"Plan of study '{study.name}' on {rental.device.name}: "
-        f"{rental.device.bf16_flops / 1e12:.0f} TFLOP/s in bfloat16, of which {rental.mfu:.0%} are "
-        f"reached"
+        f"Plan of study '{study.name}' on {allocation.device.name}: "
+        f"{allocation.device.bf16_flops / 1e12:.0f} TFLOP/s in bfloat16, of which "
+        f"{allocation.mfu:.0%} are reached"
     )
 
 
-def _print_memory(rows: Sequence[MemoryRow], rental: Rental, console: Console) -> None:
+def _print_memory(
+    rows: Sequence[MemoryRow], allocation: DeviceAllocation, console: Console
+) -> None:
     """Of each size the optimizers that keep the least and the most."""
-    table = Table(title=_memory_title(rental), title_justify="left")
-    for name in ("size", "optimizer", "weights, gradients, state", "at a time", "recomputing"):
+    table = Table(title=_memory_title(allocation), title_justify="left")
+    for name in (
+        "size",
+        "optimizer",
+        "weights, gradients, optimizer memory",
+        "at a time",
+        "activation checkpointing",
+    ):
         left = name in ("size", "optimizer")
         table.add_column(name, justify="left" if left else "right")
     for size in dict.fromkeys(row.size for row in rows):
@@ -79,9 +87,9 @@ def _print_memory(rows: Sequence[MemoryRow], rental: Rental, console: Console) -
     console.print(table)
 
 
-def _memory_title(rental: Rental) -> str:
-    gigabytes = rental.device.memory_bytes / 1e9
-    return f"Memory on one {rental.device.name} ({gigabytes:.0f} GB), computed, not measured"
+def _memory_title(allocation: DeviceAllocation) -> str:
+    gigabytes = allocation.device.memory_bytes / 1e9
+    return f"Memory on one {allocation.device.name} ({gigabytes:.0f} GB), computed, not measured"
 
 
 def _fit(memory: StepMemory, micro_batch: int, batch_size: int) -> str:
@@ -121,10 +129,10 @@ def _on_estimates(plan: Plan) -> str:
 
 
 def _plan_summary(plan: Plan) -> str:
-    total, rental = plan.total, plan.rental
+    total, allocation = plan.total, plan.allocation
     expected = f"Expected: {total.runs:,} runs, {format_count(total.tokens)} tokens, "
     worst = f"At most:  {total.runs_worst:,} runs, "
-    if rental is None:
+    if allocation is None:
         return (
             f"{expected}{total.flops:.2g} FLOPs, about {format_seconds(plan.seconds)} on "
             f"{plan.workers} workers of this machine.\n"
@@ -132,17 +140,19 @@ def _plan_summary(plan: Plan) -> str:
             f"{_on_estimates(plan)}"
         )
     hours, hours_worst = _hours(total.device_s), _hours(total.device_s_worst)
-    device = rental.device.name
+    device = allocation.device.name
     return (
         f"{expected}{total.flops:.2g} FLOPs, {hours} {device}-hours{_money(total.price)}.\n"
         f"{worst}{hours_worst} {device}-hours{_money(total.price_worst)}, if every descent "
         f"spent its whole budget.\n"
-        f"{_wall_time(plan, rental)}"
+        f"{_wall_time(plan, allocation)}"
     )
 
 
-def _wall_time(plan: Plan, rental: Rental) -> str:
-    devices = f"{rental.count:,} {rental.device.name}" + ("s" if rental.count > 1 else "")
+def _wall_time(plan: Plan, allocation: DeviceAllocation) -> str:
+    devices = f"{allocation.count:,} {allocation.device.name}" + (
+        "s" if allocation.count > 1 else ""
+    )
     time = f"Time:     {format_seconds(plan.seconds_busy)} on {devices}"
     if plan.seconds == plan.seconds_busy:
         return f"{time}."

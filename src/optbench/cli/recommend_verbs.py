@@ -12,8 +12,8 @@ import click
 from optbench.cli.verbs import console, reports_errors
 
 if TYPE_CHECKING:
-    from optbench.recommend.place import Place
     from optbench.recommend.recommendation import Recommendation
+    from optbench.recommend.target import Target
     from optbench.space import Configuration
 
 
@@ -46,10 +46,10 @@ def recommend(
 
     `--format toml` is a part of a study file, `--format python` a script for the fastest one.
     """
-    from optbench.recommend.place import Place
+    from optbench.recommend.target import Target
     from optbench.units import parse_count
 
-    place = Place(params=parse_count(params, likely="M"), tokens=parse_count(tokens, likely="B"))
+    place = Target(params=parse_count(params, likely="M"), tokens=parse_count(tokens, likely="B"))
     if store is None:
         _print(_published(place, optimizers), None, form or "table")
         return
@@ -57,7 +57,7 @@ def recommend(
     _print(own, _published_or_reason(place, own), form or "table")
 
 
-def _published(place: Place, optimizers: tuple[str, ...]) -> Recommendation:
+def _published(place: Target, optimizers: tuple[str, ...]) -> Recommendation:
     from optbench.published import read_published
     from optbench.recommend.recommendation import recommend as recommend_from
     from optbench.recommend.sources import published_source
@@ -66,7 +66,7 @@ def _published(place: Place, optimizers: tuple[str, ...]) -> Recommendation:
     return recommend_from(published_source(read_published(), _variants()), place, optimizers)
 
 
-def _own(store: Path, place: Place, optimizers: tuple[str, ...]) -> Recommendation:
+def _own(store: Path, place: Target, optimizers: tuple[str, ...]) -> Recommendation:
     from optbench.recommend.recommendation import recommend as recommend_from
     from optbench.recommend.sources import study_source
     from optbench.store.store import RunStore
@@ -74,9 +74,9 @@ def _own(store: Path, place: Place, optimizers: tuple[str, ...]) -> Recommendati
     return recommend_from(study_source(RunStore.read(store), str(store)), place, optimizers)
 
 
-def _published_or_reason(place: Place, own: Recommendation) -> Recommendation | str:
+def _published_or_reason(place: Target, own: Recommendation) -> Recommendation | str:
     from optbench.published import read_published
-    from optbench.recommend.place import RecommendationError
+    from optbench.recommend.target import RecommendationError
 
     shared = {cell.optimizer for cell in read_published().cells}
     names = tuple(o.optimizer for o in own.optimizers if o.optimizer in shared)
@@ -89,7 +89,7 @@ def _published_or_reason(place: Place, own: Recommendation) -> Recommendation | 
 def _check_names(optimizers: tuple[str, ...]) -> None:
     """Before the joint fit, which takes seconds."""
     from optbench.published import read_published
-    from optbench.recommend.place import RecommendationError
+    from optbench.recommend.target import RecommendationError
     from optbench.space import did_you_mean
 
     known = read_published().optimizers

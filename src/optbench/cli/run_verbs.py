@@ -12,7 +12,7 @@ import click
 
 from optbench.cli.execution_options import execution_options
 from optbench.cli.verbs import (
-    Failure,
+    CliError,
     Finite,
     console,
     error_console,
@@ -69,7 +69,7 @@ def train(
     checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
-    from optbench.cli.single_session import train_one
+    from optbench.cli.train import train_one
     from optbench.study.single_run import run_config_of_file, single_run_config
 
     if config_file is not None:
@@ -100,7 +100,7 @@ def train(
 
     print_record(record, console())
     if record.status == "failed":
-        raise Failure(record.error)
+        raise CliError(record.error)
 
 
 @click.command()
@@ -113,7 +113,7 @@ def train(
 @reports_errors
 def bench(size: str, batch_size: int, optimizers: tuple[str, ...], form: str) -> None:
     """What each optimizer costs on this device: time, share of a training step, memory."""
-    from optbench.cli.single_session import bench_optimizers
+    from optbench.cli.train import bench_optimizers
 
     costs = bench_optimizers(size, batch_size, optimizers, error_console())
     if form == "json":
@@ -157,7 +157,7 @@ def show(run_id: str | None, store: Path, form: str, only_config: bool) -> None:
 def _print_text_and_weights(record: RunRecord, store: Path) -> None:
     """What a record does not hold: how often its text was read, and where its weights are."""
     from optbench.data.shards import default_cache_dir
-    from optbench.study.repetition import epochs_text, known_epochs
+    from optbench.study.repetition_warning import epochs_text, known_epochs
 
     config, lines = record.run_config, []
     if (epochs := known_epochs(config, default_cache_dir())) is not None:

@@ -10,14 +10,14 @@ import click
 
 from optbench.cli.execution_options import execution_options
 from optbench.cli.executor_options import executor_options
-from optbench.cli.plan_options import rental_options
+from optbench.cli.plan_options import allocation_options
 from optbench.cli.verbs import Finite, console, format_option, reports_errors, store_option
 
 if TYPE_CHECKING:
     from optbench.execution_settings import ExecutionSettings
     from optbench.executors.choice import ExecutorChoice
-    from optbench.study.planning.devices import Rental
-    from optbench.study.study_config import StudyConfig
+    from optbench.study.config import StudyConfig
+    from optbench.study.planning.devices import DeviceAllocation
 
 _study_argument = click.argument("study", default="nano")
 _smoke_option = click.option(
@@ -57,12 +57,12 @@ def run(
     execution: ExecutionSettings,
     checkpoints: str | None,
 ) -> None:
-    """Tune, compare and report: carry out STUDY (a name or a .toml file).
+    """Tune, compare and report: execute STUDY (a name or a .toml file).
 
     Interrupt it at any time; the same command goes on where it stopped. The limits count all
-    sittings with the study; at a limit, the runs that are going on end first.
+    sessions with the study; at a limit, the runs that are going on end first.
     """
-    from optbench.cli.session import Sitting, run_study
+    from optbench.cli.run import SessionOptions, run_study
     from optbench.study.sweep import Budget
 
     budget = Budget(max_runs, max_tokens, max_core_hours)
@@ -72,7 +72,9 @@ def run(
         _out(study, out, smoke),
         executor,
         console(),
-        Sitting(budget, execution.over(config.execution).execution(), checkpoints, keep_weights),
+        SessionOptions(
+            budget, execution.over(config.execution).execution(), checkpoints, keep_weights
+        ),
     )
 
 
@@ -80,7 +82,7 @@ def run(
 @_study_argument
 @_smoke_option
 @executor_options
-@rental_options
+@allocation_options
 @click.option("--by-cell", is_flag=True, help="Every cell by itself.")
 @format_option("table", "json")
 @reports_errors
@@ -88,21 +90,21 @@ def plan(
     study: str,
     smoke: bool,
     executor: ExecutorChoice,
-    rental: Rental | None,
+    allocation: DeviceAllocation | None,
     by_cell: bool,
     form: str,
 ) -> None:
     """What STUDY will cost here or on a --device: runs, tokens, FLOPs, time. Trains nothing."""
-    from optbench.cli.session import plan_study
+    from optbench.cli.run import plan_study
     from optbench.executors.choice import ExecutorChoice
 
-    if rental is not None and executor != ExecutorChoice(cores=executor.cores):
+    if allocation is not None and executor != ExecutorChoice(cores=executor.cores):
         raise click.UsageError(
             "--executor, --workers and the options of Ray are about timing steps on machines that "
-            "are at hand. With --device, --devices says how many runs go on at a time."
+            "are available. With --device, --devices is how many runs go on at a time."
         )
     config = _read_study(study, smoke)
-    result = plan_study(config, executor, rental)
+    result = plan_study(config, executor, allocation)
     if form == "json":
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
@@ -169,7 +171,7 @@ def explain(cell: str, optimizer: str, store: Path, form: str) -> None:
 
 
 def _read_study(study: str, smoke: bool) -> StudyConfig:
-    from optbench.study.study_file import find_study, read_study
+    from optbench.study.file import find_study, read_study
 
     text = find_study(study)
     return read_study(text, smoke=smoke, file=study if Path(study).is_file() else "")

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 160
 MOST_LISTED = 4
+F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Failure(click.ClickException):
+class CliError(click.ClickException):
     """Prints the message of one of our own exceptions, without a traceback."""
 
     exit_code = 2
@@ -60,7 +61,7 @@ def reports_errors(verb: Callable[P, R]) -> Callable[P, R]:
         try:
             return verb(*args, **kwargs)
         except UserError as error:
-            raise Failure(str(error)) from None
+            raise CliError(str(error)) from None
 
     return wrapped
 
@@ -75,6 +76,20 @@ def store_option(default: str | None) -> Callable[[Callable[P, R]], Callable[P, 
     )
     # a default of None would count as given, and nothing be required
     return option(required=True) if default is None else option(default=default, show_default=True)
+
+
+def renamed_option(old: str, new: str, *, is_flag: bool = False) -> Callable[[F], F]:
+    """Add a hidden option that answers the old name of another one by its new name."""
+
+    def refuse(context: click.Context, _: click.Parameter, value: object) -> None:
+        if value:
+            raise click.UsageError(f"{old} is now {new}.", context)
+
+    # Click keeps values by name, and the new option may have the name that the old one would have.
+    name = f"renamed_{old.strip('-').replace('-', '_')}"
+    return click.option(
+        old, name, is_flag=is_flag, hidden=True, expose_value=False, callback=refuse
+    )
 
 
 def format_option(*forms: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -93,7 +108,7 @@ def find_record(records: Mapping[str, RunRecord], start: str, store: Path) -> Ru
         some = ", ".join(matches[:MOST_LISTED])
         found = f"{len(matches)} runs" if matches else "No run"
         listed = f" ({some}{', …' if len(matches) > MOST_LISTED else ''})" if matches else ""
-        raise Failure(
+        raise CliError(
             f"{found} in {store} with an id starting with '{start}'{listed}. "
             f"'optbench show --store {store}' lists them all."
         )

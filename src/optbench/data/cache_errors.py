@@ -13,7 +13,7 @@ from optbench.data.retries import describe
 
 @contextlib.contextmanager
 def errors_of_cache(cache: Path) -> Generator[None]:
-    """Turn errors of the file system into messages that say what to do.
+    """Turn errors of the file system into messages with a remedy.
 
     Raises:
         DataError: the disk is full, or the folder cannot be used.

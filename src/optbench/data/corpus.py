@@ -76,7 +76,7 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CorpusSource:
     """One domain of a corpus.
 
     Args:
@@ -95,7 +95,7 @@ class Recipe:
     """A corpus that can be prepared: its domains, and the packages their documents name."""
 
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[CorpusSource, ...]
     packages: Callable[[], dict[str, Package]]
 
 
@@ -110,15 +110,15 @@ def recipe_for(corpus: str) -> Recipe:
     return Recipe(
         NANO,
         (
-            Source("prose", 2, lambda: take(speeches(), 10 * _MB)),
-            Source("code", 2, lambda: _code(12 * _MB)),
-            Source("maths", 1, lambda: [*take(_sympy(), 5 * _MB), *arithmetic(300)]),
+            CorpusSource("prose", 2, lambda: take(speeches(), 10 * _MB)),
+            CorpusSource("code", 2, lambda: _code(12 * _MB)),
+            CorpusSource("maths", 1, lambda: [*take(_sympy(), 5 * _MB), *arithmetic(300)]),
         ),
         _nano_packages,
     )
 
 
-def read_pieces(source: Source) -> list[Document]:
+def read_pieces(source: CorpusSource) -> list[Document]:
     """All documents of a source, long ones cut into pieces, duplicates dropped, in hashed order.
 
     Pieces are named ``<document>#<index>``; :func:`split_of` ignores the index.

@@ -256,7 +256,7 @@ def open_mixture(directory: Path, *, verify_checksums: bool = False) -> MixtureC
     """Open a prepared mixture; sizes are always checked, checksums and offsets on request.
 
     Raises:
-        DataError: a file is missing, has another size or other contents than the manifest says.
+        DataError: a file is missing, has another size or other contents than in the manifest.
     """
     manifest = _read_manifest(directory)
     tokenizer = directory / TOKENIZER_FILE

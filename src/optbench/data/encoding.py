@@ -23,7 +23,7 @@ import numpy.typing as npt
 from optbench.data.corpus import DataError, Split
 from optbench.data.document_shards import sha256_of
 from optbench.data.mixture_recipe import Shares, Stream
-from optbench.data.reading import Place, TextBatch
+from optbench.data.reading import ReadPosition, TextBatch
 from optbench.data.tokenizer import load_tokenizer
 from optbench.data.wholeness import Wholeness, wholeness_of
 from optbench.errors import excerpt
@@ -52,7 +52,7 @@ class EncodedBatch:
     """
 
     documents: tuple[EncodedDocument, ...]
-    after: Place
+    after: ReadPosition
     read: int
 
 

@@ -25,7 +25,7 @@ def kept_mixture(
     """What the cache has of a recipe; None if it is not prepared.
 
     Files are listed again: names and sizes must be those that were prepared. Only a file that was
-    written again since is read, to compare its contents. Data sets of the hub are told apart by
+    written again since is read, to compare its contents. Data sets of the hub are distinguished by
     their revision.
 
     Raises:

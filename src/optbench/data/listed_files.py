@@ -4,8 +4,8 @@ Names and sizes of a source's files are part of its digest. A text that is chang
 both, so the stamps of the files are kept here too: times on this machine, entity tags or
 modification times at URLs. A time can be set back, but not that of the last change of a file's
 status. When all is read, the checksums of the files that were read join them, so that files which
-were only copied or touched are told from others. None of this is part of a corpus, whose bytes do
-not depend on where its files lie or when they were copied there.
+were only copied or touched are distinguished from others. None of this is part of a corpus, whose
+bytes do not depend on where its files lie or when they were copied there.
 """
 
 from __future__ import annotations

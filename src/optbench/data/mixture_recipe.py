@@ -29,7 +29,7 @@ class HubDataset:
         revision: commit, branch or tag; a branch is resolved to its commit once.
         config: the configuration, for data sets that have several.
         split: which split is read.
-        files: patterns of the files inside; without, the data set's own card says which.
+        files: patterns of the files inside; without, those of the data set's own card.
     """
 
     dataset: str
@@ -47,7 +47,7 @@ class TextSource:
         weight: parts of the mixture; only their proportions matter.
         files: paths, patterns or fsspec URLs; relative ones start at the recipe's folder.
         hub: a data set instead of files.
-        format: of the files; without, their endings say it.
+        format: of the files; without, by their endings.
         field: column or key that holds the text.
         separator: text files are one document each unless this divides them.
         documents: how many there must be when all are read; 0 is not known.

@@ -60,7 +60,7 @@ class Part:
     Args:
         url: a path or an fsspec URL.
         label: its name below the common folder, the same on every machine.
-        size: bytes as listed; None if the server does not say.
+        size: bytes as listed; None if the server does not list it.
         stamp: changes when the file is written again: when it was last, or the server's entity
             tag; empty if nothing is known.
     """
@@ -221,7 +221,7 @@ def _found(system: Any, info: Mapping[str, Any], chain: str = "") -> _Found:
 
 
 def stamp_of(url: str, info: Mapping[str, Any]) -> str:
-    """What changes when a file is written again; ``info`` is what fsspec says of it.
+    """What changes when a file is written again; ``info`` is fsspec's.
 
     Inodes are left out: they change when a network folder is mounted again.
     """
@@ -232,14 +232,14 @@ def stamp_of(url: str, info: Mapping[str, Any]) -> str:
 
 def local_stamp(path: str) -> str:
     """When a file on this machine was written last, to the nanosecond."""
-    # Of the file that a link points to; fsspec tells that of the link.
+    # Of the file that a link points to; fsspec has that of the link.
     return f"modified {np.datetime64(os.stat(path).st_mtime_ns, 'ns')}"
 
 
 def check_stamp(part: Part) -> None:
     """Refuse a file that was written again since it was listed.
 
-    On this machine alone: servers say of a file what they do not say in a listing.
+    On this machine alone: servers have headers of a file that they lack in a listing.
 
     Raises:
         DataError: it was.

@@ -37,7 +37,7 @@ from optbench.data.listed_files import LISTED_FILE, keep_contents, keep_listings
 from optbench.data.mixture_recipe import MixtureRecipe, Stream
 from optbench.data.parts import Listing, Part, check_distinct, list_parts, total_size
 from optbench.data.readers import read_part
-from optbench.data.reading import Place, SourceReader
+from optbench.data.reading import ReadPosition, SourceReader
 from optbench.data.retries import Patience
 from optbench.data.shards import (
     MANIFEST_FILE,
@@ -48,7 +48,7 @@ from optbench.data.shards import (
 )
 from optbench.data.tokenizer import load_tokenizer
 from optbench.data.tokenizer_choice import TokenizerChoice, choose_tokenizer, end_of_document
-from optbench.data.unfinished import StreamProgress, Unfinished, hold_unfinished
+from optbench.data.unfinished import StreamProgress, UnfinishedCorpus, hold_unfinished
 from optbench.data.vocabulary_sample import vocabulary_sample
 
 _MAX_16_BIT_VOCAB = 2**16
@@ -107,7 +107,7 @@ class _Preparation:
 
     recipe: MixtureRecipe
     choice: TokenizerChoice
-    unfinished: Unfinished
+    unfinished: UnfinishedCorpus
     workers: int
     on_progress: OnProgress
     patience: Patience
@@ -167,7 +167,7 @@ class _Preparation:
         trained = [stream for stream in streams if "train" in stream.counted]
         for stream in trained:
             reader = self._reader(stream, listings[stream.source.name])
-            with contextlib.closing(reader.batches(Place())) as batches:
+            with contextlib.closing(reader.batches(ReadPosition())) as batches:
                 texts = (
                     text
                     for batch in batches

@@ -1,4 +1,4 @@
-"""Prepared corpora of either kind: opened by what their manifest says, and listed."""
+"""Prepared corpora of either kind: opened by their manifest, and listed."""
 
 from __future__ import annotations
 
@@ -255,4 +255,4 @@ def _schema(directory: Path) -> int | None:
         raw = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
         return raw["schema"] if isinstance(raw["schema"], int) else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # opening it says what is wrong
+        return None  # opening it raises what is wrong

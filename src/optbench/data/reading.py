@@ -22,7 +22,7 @@ OpenPart = Callable[[Part, int], Iterator[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReadPosition:
     """How far a source has been read.
 
     Args:
@@ -45,7 +45,7 @@ class TextBatch:
     """Consecutive documents of a source, and the place behind them."""
 
     texts: tuple[str, ...]
-    after: Place
+    after: ReadPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class SourceReader:
     open_part: OpenPart
     patience: Patience
 
-    def batches(self, start: Place) -> Generator[TextBatch]:
+    def batches(self, start: ReadPosition) -> Generator[TextBatch]:
         """The documents behind ``start``; where batches end depends on the documents alone.
 
         The last batch, which may be empty, has a place that is ``ended``.
@@ -102,7 +102,7 @@ class SourceReader:
 class _Lanes:
     """The files that are open."""
 
-    def __init__(self, reader: SourceReader, start: Place) -> None:
+    def __init__(self, reader: SourceReader, start: ReadPosition) -> None:
         self._reader = reader
         self._parts: Sequence[Part] = reader.listing.parts
         self._next = start.next_part
@@ -129,9 +129,9 @@ class _Lanes:
             self._turn += 1
             yield text
 
-    def place(self) -> Place:
+    def place(self) -> ReadPosition:
         lanes = tuple((index, count) for index, count in self._counts)
-        return Place(self.documents, lanes, self._next, self._turn)
+        return ReadPosition(self.documents, lanes, self._next, self._turn)
 
     def _open(self, at: int) -> bool:
         if self._next >= len(self._parts):

@@ -25,7 +25,7 @@ class Patience:
     """How often a failed read is tried again, in seconds between the tries.
 
     Args:
-        attempts: failures in a row, without a document between, after which reading is given up.
+        attempts: failures in a row, without a document between, after which reading is abandoned.
         first_wait: pause after the first; each further one is twice as long.
         longest_wait: no pause is longer, not even when the server asks for it.
     """
@@ -94,7 +94,7 @@ def http_status(error: BaseException) -> int | None:
 
 
 def retry_after(error: BaseException) -> float | None:
-    """Seconds that the server asks to wait; None if it says nothing or a date."""
+    """Seconds that the server asks to wait; None if it gives nothing or a date."""
     for cause in _causes(error):
         headers = _response(cause, "headers") or _member(cause, "headers")
         value = headers.get("Retry-After") if isinstance(headers, Mapping) else None

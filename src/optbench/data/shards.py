@@ -89,7 +89,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class CorpusManifest:
     """Contents of a prepared corpus.
 
     Args:
@@ -122,7 +122,7 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Manifest:
+    def from_dict(cls, raw: Mapping[str, Any]) -> CorpusManifest:
         """Inverse of :meth:`to_json` after ``json.loads``."""
         values = dict(raw)
         values["weights"] = tuple((str(name), int(weight)) for name, weight in raw["weights"])
@@ -136,7 +136,7 @@ class Corpus:
     """A prepared corpus; get one from :func:`open_corpus`."""
 
     directory: Path
-    manifest: Manifest
+    manifest: CorpusManifest
 
     @property
     def tokenizer_path(self) -> Path:
@@ -176,7 +176,7 @@ def corpus_dir(corpus: str, vocab_size: int, cache: Path) -> Path:
     return cache / f"{corpus}-v{vocab_size}"
 
 
-def prepare(corpus: str, vocab_size: int, cache: Path, on_progress: OnProgress) -> Manifest:
+def prepare(corpus: str, vocab_size: int, cache: Path, on_progress: OnProgress) -> CorpusManifest:
     """Prepare a corpus, or do nothing if the cache has it.
 
     Args:
@@ -193,7 +193,7 @@ def prepare(corpus: str, vocab_size: int, cache: Path, on_progress: OnProgress) 
 
 def prepare_recipe(
     recipe: Recipe, vocab_size: int, cache: Path, on_progress: OnProgress
-) -> Manifest:
+) -> CorpusManifest:
     """As :func:`prepare`, from a recipe."""
     final = corpus_dir(recipe.name, vocab_size, cache)
     with errors_of_cache(cache):
@@ -213,7 +213,7 @@ def open_corpus(directory: Path, *, verify_checksums: bool = False) -> Corpus:
     """Open a prepared corpus; sizes are always checked, checksums of shards on request.
 
     Raises:
-        DataError: a file is missing, has another size or other contents than the manifest says.
+        DataError: a file is missing, has another size or other contents than in the manifest.
     """
     manifest = _read_manifest(directory)
     if not (directory / TOKENIZER_FILE).exists():
@@ -247,7 +247,7 @@ def _build(recipe: Recipe, vocab_size: int, folder: Path, on_progress: OnProgres
     shards = tuple(_write_shards(pieces, folder, on_progress))
     weights = tuple((source.name, source.weight) for source in recipe.sources)
     digest = _sha256(tokenizer_path)
-    manifest = Manifest(
+    manifest = CorpusManifest(
         corpus=recipe.name,
         vocab_size=vocab_size,
         eod_id=end_of_document_id(load_tokenizer(tokenizer_path)),
@@ -349,7 +349,7 @@ def _publish(staging: Path, final: Path) -> None:
     flush_to_disk(final.parent)
 
 
-def _read_manifest(directory: Path) -> Manifest:
+def _read_manifest(directory: Path) -> CorpusManifest:
     path = directory / MANIFEST_FILE
     if not directory.exists():
         raise DataError(f"There is no prepared corpus in {directory}. Prepare it first.")
@@ -358,7 +358,7 @@ def _read_manifest(directory: Path) -> Manifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         schema = raw["schema"]
-        manifest = Manifest.from_dict(raw) if schema == SCHEMA_VERSION else None
+        manifest = CorpusManifest.from_dict(raw) if schema == SCHEMA_VERSION else None
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(directory, f"{MANIFEST_FILE} cannot be read ({error})") from error
     if manifest is None:

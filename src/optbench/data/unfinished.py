@@ -15,7 +15,7 @@ from typing import Any
 from optbench.data.corpus import DataError
 from optbench.data.document_shards import DocumentShard
 from optbench.data.listed_files import LISTED_FILE
-from optbench.data.reading import Place
+from optbench.data.reading import ReadPosition
 from optbench.data.retries import describe
 from optbench.data.shards import TOKENIZER_FILE
 from optbench.files.durable import flush_to_disk, write_durably
@@ -44,7 +44,7 @@ class StreamProgress:
     """
 
     files_sha256: str
-    place: Place = field(default_factory=Place)
+    place: ReadPosition = field(default_factory=ReadPosition)
     shards: tuple[DocumentShard, ...] = ()
     rounds: int = 0
     tokens: int = 0
@@ -56,18 +56,18 @@ class StreamProgress:
         """Inverse of ``dataclasses.asdict`` after JSON."""
         values, place = dict(raw), dict(raw["place"])
         place["open"] = tuple((int(index), int(count)) for index, count in place["open"])
-        values["place"] = Place(**place)
+        values["place"] = ReadPosition(**place)
         values["shards"] = tuple(DocumentShard(**shard) for shard in raw["shards"])
         return cls(**values)
 
 
 @dataclass(slots=True)
-class Unfinished:
+class UnfinishedCorpus:
     """The folder of a preparation and what is finished in it; from :func:`hold_unfinished`.
 
     Args:
         identity: stands for the recipe and the tokenizer file.
-        settings: the recipe by its keys, to say what differs in another one.
+        settings: the recipe by its keys, to name what differs in another one.
     """
 
     folder: Path
@@ -136,7 +136,7 @@ def finished_shards(final: Path) -> int:
 @contextlib.contextmanager
 def hold_unfinished(
     final: Path, identity: str, settings: dict[str, str], *, restart: bool = False
-) -> Generator[Unfinished]:
+) -> Generator[UnfinishedCorpus]:
     """The unfinished folder of a corpus, new or as it was left, held against other processes.
 
     Args:
@@ -155,8 +155,8 @@ def hold_unfinished(
             raise DataError(
                 f"Another optbench is preparing this corpus in {folder}. Wait for it or stop it."
             ) from None
-        unfinished = Unfinished(folder, identity, settings, {})
-        if restart or not _take_up(unfinished):
+        unfinished = UnfinishedCorpus(folder, identity, settings, {})
+        if restart or not _load_progress(unfinished):
             unfinished.clear()
         unfinished.remove_strays()
         yield unfinished
@@ -164,7 +164,7 @@ def hold_unfinished(
         os.close(lock)
 
 
-def _take_up(unfinished: Unfinished) -> bool:
+def _load_progress(unfinished: UnfinishedCorpus) -> bool:
     """Whether there is something of the same recipe to go on with."""
     path = unfinished.folder / PROGRESS_FILE
     if not path.exists():

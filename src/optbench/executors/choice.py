@@ -1,4 +1,4 @@
-"""ExecutorChoice: where a study's jobs are carried out, and the executor that comes of it."""
+"""ExecutorChoice: where a study's jobs are executed, and the executor that comes of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ExecutorKind: TypeAlias = Literal["process", "ray", "inline"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorChoice:
-    """What the command line says of it; nothing here changes what a run is.
+    """The command line's options; nothing here changes what a run is.
 
     Args:
         workers: jobs at a time; None is as many as the cores give each of a run's devices one, or
@@ -34,7 +34,7 @@ class ExecutorChoice:
     gpus_per_run: float | None = None
 
     def device_problems(self, devices: int) -> list[str]:
-        """Why runs of this many devices each cannot be carried out there; empty if they can."""
+        """Why runs of this many devices each cannot be executed there; empty if they can."""
         gpus = self.gpus_per_run
         # None of any is a run on CPUs, and a run of one device may share its GPU.
         if self.kind != "ray" or devices == 1 or not gpus or gpus >= devices:

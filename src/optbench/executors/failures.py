@@ -1,4 +1,4 @@
-"""Failures: runs that were given up, where their errors are, and how they are told of."""
+"""Failures: runs that were abandoned, where their errors are, and the message about them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from optbench.store.store import RunStore
 
 LOG_FOLDER = "failed"
 LAST_LINES = 3
-MAX_TOLD = 10
+MAX_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A run that was given up.
+class RunFailure:
+    """A run that was abandoned.
 
     Args:
         what: how it ended, such as ``failed 2 times``.
@@ -39,29 +39,29 @@ class Failure:
         )
 
 
-def note_failure(store: RunStore, config: RunConfig, what: str, error: str) -> Failure:
+def note_failure(store: RunStore, config: RunConfig, what: str, error: str) -> RunFailure:
     """Write the whole error beside the records.
 
     Raises:
         StoreError: the disk refuses it.
     """
-    failure = Failure(config, what, error, store.directory / LOG_FOLDER / f"{config.run_id}.log")
+    failure = RunFailure(config, what, error, store.directory / LOG_FOLDER / f"{config.run_id}.log")
     text = f"{failure.sentence}\n\n{config.canonical_json()}\n\n{error.strip()}\n"
     store.keep_text(f"{LOG_FOLDER}/{failure.log.name}", text)
     return failure
 
 
 def last_lines(error: str, count: int = LAST_LINES) -> list[str]:
-    """The end of a traceback, where it says what was wrong."""
+    """The end of a traceback, where the error itself stands."""
     return [line for line in error.splitlines() if line.strip()][-count:]
 
 
-def describe(failures: Sequence[Failure]) -> str:
-    """Every run that was given up, with the end of its error and where the rest is."""
+def describe(failures: Sequence[RunFailure]) -> str:
+    """Every run that was abandoned, with the end of its error and where the rest is."""
     lines: list[str] = []
-    for failure in failures[:MAX_TOLD]:
+    for failure in failures[:MAX_SHOWN]:
         lines.append(f"{failure.sentence} Its log: {failure.log}")
         lines += [f"    {line}" for line in last_lines(failure.error)]
-    if (more := len(failures) - MAX_TOLD) > 0:
+    if (more := len(failures) - MAX_SHOWN) > 0:
         lines.append(f"And {more} more, whose logs are in {failures[0].log.parent}.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Executors: where runs are carried out, behind the interface of `concurrent.futures`.
+"""Executors: where runs are executed, behind the interface of `concurrent.futures`.
 
 A job is a module-level function with picklable arguments. `InlineExecutor` runs it at once in this
 process (tests, debugging); `ProcessExecutor` keeps worker processes alive from job to job, so that
@@ -69,7 +69,7 @@ class InlineExecutor:
 class ProcessExecutor:
     """Worker processes that live from job to job, one job at a time each.
 
-    A job whose worker was killed is carried out again by a new worker, ``max_retries`` times at
+    A job whose worker was killed is executed again by a new worker, ``max_retries`` times at
     most; then its future raises ``BrokenProcessPool``. Other jobs do not notice. What a job's
     function raises is not retried. The workers end with the process that made them, also if that
     was killed. A job that has not started yet can be cancelled through its future.
@@ -159,11 +159,11 @@ class ProcessExecutor:
         worker: _Worker | None = None
         while (submission := self._queue.get()) is not None:
             if submission.future.set_running_or_notify_cancel():
-                worker = self._carry_out(submission, worker)
+                worker = self._run_job(submission, worker)
         if worker is not None:
             self._retire(worker)
 
-    def _carry_out(self, submission: _Submission, worker: _Worker | None) -> _Worker | None:
+    def _run_job(self, submission: _Submission, worker: _Worker | None) -> _Worker | None:
         """Do one job, on as many workers as it takes; returns the worker that is left."""
         answer: Answer | None = None
         deaths = 0
@@ -225,7 +225,7 @@ class _Submission:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a job: its result, or what it raised."""
+    """The outcome of a job: its result, or what it raised."""
 
     result: Any = None
     error: BaseException | None = None

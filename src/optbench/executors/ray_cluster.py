@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 class ClusterError(UserError):
-    """A cluster that cannot be reached or cannot carry out runs."""
+    """A cluster that cannot be reached or cannot execute runs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ResourceRequest:
     """What a worker takes of its machine.
 
     Raises:
@@ -54,9 +54,9 @@ class Share:
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         # Thirds of a GPU add up to one.
         return min(
-            math.floor(resources.get(name, 0.0) / share + 1e-6)
-            for name, share in wanted.items()
-            if share
+            math.floor(resources.get(name, 0.0) / request + 1e-6)
+            for name, request in wanted.items()
+            if request
         )
 
     def __str__(self) -> str:
@@ -65,11 +65,11 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class WorkerInfo:
     """Where a worker lives.
 
     Args:
-        log: the file with what it writes to standard error; empty where that cannot be told.
+        log: the file with what it writes to standard error; empty where that is unknown.
         code: the versions there, as :func:`optbench.store.installed.versions`.
         problem: why optbench cannot be used there, or empty.
     """
@@ -149,21 +149,23 @@ class Cluster:
                 f"starts one (docs/cluster.md); without --address, a Ray starts on this machine."
             ) from None
 
-    def share(self, devices: int, cpus: float, gpus: float | None) -> Share:
+    def request(self, devices: int, cpus: float, gpus: float | None) -> ResourceRequest:
         """What each worker takes; GPUs by default where a machine has any."""
         if gpus is None:
             gpus = devices if any(node.get("GPU") for node in self._nodes().values()) else 0
-        return Share(cpus, gpus)
+        return ResourceRequest(cpus, gpus)
 
-    def room(self, share: Share, refused: Collection[str]) -> int:
+    def room(self, request: ResourceRequest, refused: Collection[str]) -> int:
         """Workers that the machines of now can hold, used or not."""
         return sum(
-            share.fits(resources)
+            request.fits(resources)
             for node_id, resources in self._nodes().items()
             if node_id not in refused
         )
 
-    def refuse_too_little(self, share: Share, room: int, num_workers: int | None) -> None:
+    def refuse_too_little(
+        self, request: ResourceRequest, room: int, num_workers: int | None
+    ) -> None:
         """Check that workers can be had; those of a cluster may still be on their way.
 
         Raises:
@@ -175,22 +177,22 @@ class Cluster:
         )
         if num_workers is None and not room:
             raise ClusterError(
-                f"No machine has {share} for a run. The machines have: {machines}. Ask for less "
+                f"No machine has {request} for a run. The machines have: {machines}. Ask for less "
                 f"with --cpus-per-run and --gpus-per-run, or give --workers to wait for machines."
             )
         if self._local and num_workers is not None and num_workers > room:
             raise ClusterError(
-                f"{num_workers} runs at a time, each with {share}, do not fit on this machine "
+                f"{num_workers} runs at a time, each with {request}, do not fit on this machine "
                 f"({machines}). Give fewer --workers, or a part of a GPU with --gpus-per-run."
             )
         if not room:
-            log.warning("No machine of the cluster has %s yet. Waiting for one.", share)
+            log.warning("No machine of the cluster has %s yet. Waiting for one.", request)
 
     def machines(self) -> dict[str, bool]:
         """Every machine that Ray knows of, by its id, and whether it is there."""
         return {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
 
-    def start_worker(self, share: Share, refused: Collection[str]) -> Any:
+    def start_worker(self, request: ResourceRequest, refused: Collection[str]) -> Any:
         """Ask for a worker on any machine that has room, or will have.
 
         Raises:
@@ -198,7 +200,7 @@ class Cluster:
         """
         if self._left:
             raise ClusterError("The Ray cluster was left. Make a new executor.")
-        options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+        options: dict[str, Any] = {"num_cpus": request.cpus, "num_gpus": request.gpus}
         if refused:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(refused)})"}
         return self._worker_class.options(max_restarts=0, max_task_retries=0, **options).remote()
@@ -210,17 +212,17 @@ class Cluster:
         with contextlib.suppress(Exception):
             self._ray.kill(worker)
 
-    def is_loss(self, error: BaseException) -> bool:
+    def is_worker_failure(self, error: BaseException) -> bool:
         """Whether a call failed because its worker or its answer is gone."""
         kinds = self._ray.exceptions
         return isinstance(error, kinds.RayError) and not isinstance(error, kinds.RayTaskError)
 
     def is_unreachable(self, error: BaseException) -> bool:
-        """Whether Ray cannot tell if the worker lives: its machine is cut off."""
+        """Whether Ray does not know if the worker lives: its machine is cut off."""
         return isinstance(error, self._ray.exceptions.ActorUnavailableError)
 
     def reason(self, error: BaseException) -> str:
-        """What Ray says of a worker's end, without its advice on Ray."""
+        """Ray's reason for a worker's end, without its advice on Ray."""
         lines = str(error).strip().splitlines() or [repr(error)]
         return lines[-1].partition(" Some common causes")[0].strip(" .\t")
 
@@ -268,7 +270,7 @@ def end_with_parent() -> None:
     ).start()
 
 
-def carried_out(payload: bytes) -> bytes:
+def run_pickled(payload: bytes) -> bytes:
     """Body of a worker: a pickled job → its pickled answer."""
     answer = answer_of(lambda: pickle.loads(payload))
     try:
@@ -282,7 +284,7 @@ def _worker_class() -> type:
 
     class Worker:
         def describe(self) -> dict[str, Any]:
-            """Fields of :class:`Home`."""
+            """Fields of :class:`WorkerInfo`."""
             import ray
 
             try:
@@ -308,7 +310,7 @@ def _worker_class() -> type:
             importlib.import_module("optbench.executors.ray_cluster").end_with_parent()
             pickle.loads(initialize)()
 
-        def carry_out(self, payload: bytes) -> bytes:
-            return importlib.import_module("optbench.executors.ray_cluster").carried_out(payload)
+        def run(self, payload: bytes) -> bytes:
+            return importlib.import_module("optbench.executors.ray_cluster").run_pickled(payload)
 
     return Worker

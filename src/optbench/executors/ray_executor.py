@@ -26,8 +26,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from optbench.executors.processes import Answer
-from optbench.executors.ray_cluster import Cluster, ClusterError, Home
-from optbench.executors.ray_losses import Loss, are_too_many, given_up, grace_s, lost_machines
+from optbench.executors.ray_cluster import Cluster, ClusterError, WorkerInfo
+from optbench.executors.worker_failures import (
+    WorkerFailure,
+    are_too_many,
+    grace_s,
+    lost_machines,
+    retries_exhausted,
+)
 from optbench.store.installed import difference, other_commit, versions
 
 R = TypeVar("R")
@@ -40,10 +46,10 @@ log = logging.getLogger(__name__)
 class RayExecutor:
     """Workers are actors with their CPUs and GPUs declared, one job at a time each.
 
-    A job whose worker ended is carried out again by another one. The job is given up, and its
+    A job whose worker ended is executed again by another one. The job is abandoned, and its
     future raises ``BrokenProcessPool``, once workers ended on it ``max_retries`` + 1 times while
     their machines lived on. A lost machine (crashed, preempted, cut off) is no fault of the job and
-    does not count as that; only after 20 of them is a job given up, as it may be what fells them.
+    does not count as that; only after 20 of them is a job abandoned, as it may be what fells them.
     One that is lost while workers start there counts for nothing, as they had no job.
     What a job's function raises is not retried.
 
@@ -59,7 +65,7 @@ class RayExecutor:
         initialize: called once in every new worker.
         address: of the cluster, ``auto`` for the one that runs on this machine; None starts a Ray
             here, which ends with the executor. Where Ray is connected already, that is used.
-        devices: what a worker takes unless the next two say otherwise: as many CPUs, and as many
+        devices: what a worker takes unless the next two are given: as many CPUs, and as many
             GPUs where the cluster has any.
         cpus_per_run: that each worker takes.
         gpus_per_run: that each worker takes; a fraction shares one.
@@ -92,9 +98,9 @@ class RayExecutor:
             local_cpus = max(local_cpus or 1, math.ceil(num_workers * cpus))
         self._cluster = Cluster(address, local_cpus)
         try:
-            self._share = self._cluster.share(devices, cpus, gpus_per_run)
-            self._room = self._cluster.room(self._share, ())
-            self._cluster.refuse_too_little(self._share, self._room, num_workers)
+            self._request = self._cluster.request(devices, cpus, gpus_per_run)
+            self._room = self._cluster.room(self._request, ())
+            self._cluster.refuse_too_little(self._request, self._room, num_workers)
         except BaseException:
             self._cluster.disconnect()
             raise
@@ -110,9 +116,9 @@ class RayExecutor:
         self._starting: set[_Slot] = set()
         self._idle: list[_Slot] = []
         self._refused: dict[str, str] = {}
-        self._told_commits: set[str] = set()
+        self._warned_commits: set[str] = set()
         self._was_ready = False  # any worker, ever
-        self._told_to_wait = not self._room
+        self._warned_of_waiting = not self._room
         self._looked_at = time.monotonic()
         self._dispatcher = threading.Thread(
             target=self._dispatch, name="ray dispatcher", daemon=True
@@ -168,7 +174,7 @@ class RayExecutor:
                     self._look_at_cluster()
                 if self._failure is None:
                     self._assign()
-            except Exception as error:  # such as a cluster that is gone: whoever waits is told
+            except Exception as error:  # such as a cluster that is gone: whoever waits gets it
                 self._failure = error
             if self._failure is not None:
                 self._fail_everything(self._failure)
@@ -208,19 +214,19 @@ class RayExecutor:
         self._looked_at = time.monotonic()
         machines = self._cluster.machines()
         self._refused = {n: why for n, why in self._refused.items() if machines.get(n)}
-        self._room = self._cluster.room(self._share, self._refused)
+        self._room = self._cluster.room(self._request, self._refused)
         if self._room:
-            self._told_to_wait = False
+            self._warned_of_waiting = False
         elif self._refused and not self._was_ready:
             raise ClusterError(
-                "No machine of the cluster can carry out the runs:\n"
+                "No machine of the cluster can execute the runs:\n"
                 + "\n".join(self._refused.values())
             )
-        elif not self._told_to_wait and self._slots == self._starting:
-            self._told_to_wait = True
+        elif not self._warned_of_waiting and self._slots == self._starting:
+            self._warned_of_waiting = True
             others = " besides those that are left out" if self._refused else ""
             log.warning(
-                "The cluster has no machine with %s left%s. Waiting for one.", self._share, others
+                "The cluster has no machine with %s left%s. Waiting for one.", self._request, others
             )
 
     def _assign(self) -> None:
@@ -233,7 +239,7 @@ class RayExecutor:
             return
         lost = lost_machines(self._cluster.machines())
         for _ in range(min(lacking, free)):
-            slot = _Slot(self._cluster.start_worker(self._share, self._refused), lost)
+            slot = _Slot(self._cluster.start_worker(self._request, self._refused), lost)
             self._slots.add(slot)
             self._starting.add(slot)
             self._when_done(slot.worker.describe.remote(), self._described, slot)
@@ -254,12 +260,12 @@ class RayExecutor:
             submission.future.set_exception(error)
             return
         slot.submission = submission
-        self._when_done(slot.worker.carry_out.remote(payload), self._answered, slot)
+        self._when_done(slot.worker.run.remote(payload), self._answered, slot)
 
     def _when_done(
         self, reference: Any, then: Callable[[_Slot, Future[Any]], None], slot: _Slot
     ) -> None:
-        """Have a call's outcome handled here, unless its worker was given up before."""
+        """Have a call's outcome handled here, unless its worker was abandoned before."""
 
         def handle(outcome: Future[Any]) -> None:
             if slot in self._slots:
@@ -274,24 +280,24 @@ class RayExecutor:
         if (error := outcome.exception()) is not None:
             self._lost(slot, error)
             return
-        slot.home = home = Home(**outcome.result())
-        if not (problem := home.problem or difference(self._code, home.code)):
-            self._tell_commit(home)
+        slot.worker_info = worker_info = WorkerInfo(**outcome.result())
+        if not (problem := worker_info.problem or difference(self._code, worker_info.code)):
+            self._warn_of_commit(worker_info)
             self._when_done(slot.worker.initialize.remote(self._initialize), self._ready, slot)
             return
         self._discard(slot)
-        if home.node_id not in self._refused:
-            self._refused[home.node_id] = f"- {home.host}: {problem}"
-            log.warning("%s is left out of the runs: %s", home.host, problem)
+        if worker_info.node_id not in self._refused:
+            self._refused[worker_info.node_id] = f"- {worker_info.host}: {problem}"
+            log.warning("%s is left out of the runs: %s", worker_info.host, problem)
         self._looked_at = 0.0
 
-    def _tell_commit(self, home: Home) -> None:
-        commit = other_commit(self._code, home.code)
-        if commit and commit not in self._told_commits:
-            self._told_commits.add(commit)
+    def _warn_of_commit(self, worker_info: WorkerInfo) -> None:
+        commit = other_commit(self._code, worker_info.code)
+        if commit and commit not in self._warned_commits:
+            self._warned_commits.add(commit)
             log.warning(
-                "%s works with commit %s, the driver with %s; each run's record says its own.",
-                home.host,
+                "%s works with commit %s, the driver with %s; each run's record has its own.",
+                worker_info.host,
                 commit,
                 self._code["commit"],
             )
@@ -306,7 +312,7 @@ class RayExecutor:
 
     def _answered(self, slot: _Slot, outcome: Future[Any]) -> None:
         error = outcome.exception()
-        if error is not None and self._cluster.is_loss(error):
+        if error is not None and self._cluster.is_worker_failure(error):
             self._lost(slot, error)
             return
         submission, slot.submission = slot.submission, None
@@ -326,13 +332,13 @@ class RayExecutor:
         self._cluster.end_worker(slot.worker)
 
     def _lost(self, slot: _Slot, error: BaseException) -> None:
-        """A worker ended: its job, or the next one if it had none yet, is carried out again."""
+        """A worker ended: its job, or the next one if it had none yet, is executed again."""
         self._discard(slot)
         if (submission := slot.submission or self._next()) is None:
             return
-        submission.losses.append(
-            Loss(
-                home=slot.home,
+        submission.failures.append(
+            WorkerFailure(
+                worker_info=slot.worker_info,
                 reason=self._cluster.reason(error),
                 in_reach=not self._cluster.is_unreachable(error),
                 starting=slot.submission is None,
@@ -344,12 +350,12 @@ class RayExecutor:
             return
         self._judged.add(submission)
         judge = functools.partial(self._mailbox.put, functools.partial(self._judge, submission))
-        timer = threading.Timer(grace_s(submission.losses), judge)
+        timer = threading.Timer(grace_s(submission.failures), judge)
         timer.daemon = True
         timer.start()
 
     def _hopeless(self, submission: _Submission) -> bool:
-        return are_too_many(submission.losses, self._cluster.machines(), self._max_retries)
+        return are_too_many(submission.failures, self._cluster.machines(), self._max_retries)
 
     def _judge(self, submission: _Submission) -> None:
         """Give a job up, unless it turned out by now that its machines were to blame."""
@@ -357,8 +363,8 @@ class RayExecutor:
             return
         self._judged.discard(submission)
         machines = self._cluster.machines()
-        if are_too_many(submission.losses, machines, self._max_retries):
-            error = given_up(submission.losses, machines, self._max_retries)
+        if are_too_many(submission.failures, machines, self._max_retries):
+            error = retries_exhausted(submission.failures, machines, self._max_retries)
             submission.future.set_exception(error)
         else:
             self._queue.appendleft(submission)
@@ -381,7 +387,7 @@ class _Submission:
     arguments: tuple[Any, ...]
     future: Future[Any]
     started: bool = False
-    losses: list[Loss] = field(default_factory=list[Loss])
+    failures: list[WorkerFailure] = field(default_factory=list[WorkerFailure])
 
     def start(self) -> bool:
         """Mark the job as running; False if it was cancelled before."""
@@ -395,5 +401,5 @@ class _Slot:
 
     worker: Any
     lost_before: frozenset[str]
-    home: Home | None = None
+    worker_info: WorkerInfo | None = None
     submission: _Submission | None = None

@@ -156,7 +156,7 @@ def append_line(path: Path, line: bytes) -> int:
 
 
 def not_written(path: Path, error: OSError) -> StoreError:
-    """What is said when the disk refuses a file of a store."""
+    """The error when the disk refuses a file of a store."""
     return StoreError(
         f"{path} could not be written ({error.strerror}). What it held before is kept; free some "
         f"space and start again."

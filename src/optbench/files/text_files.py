@@ -1,6 +1,6 @@
-"""Text files that users write: UTF-8, or what a byte order mark at their beginning says.
+"""Text files that users write: UTF-8, or the encoding of a byte order mark at their beginning.
 
-Editors mark their files, and those of Windows write UTF-16. A mark says for certain what a file
+Editors mark their files, and those of Windows write UTF-16. A mark shows for certain what a file
 is, so marked files are read; nothing is guessed about one without a mark that is no UTF-8.
 """
 

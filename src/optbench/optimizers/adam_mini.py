@@ -14,7 +14,7 @@ with β₁ = `beta1`, β₂ = `beta2`, ε = `eps`, λ = `weight_decay`. The bloc
     query and key                each attention head: the `head_dim` rows that form it
     bias                         each element, which is Adam
     gains and other vectors      the whole tensor, or each element: `norm_block`
-Nothing is told from its name. Query and key differ from other hidden matrices by their group's
+Nothing depends on its name. Query and key differ from other hidden matrices by their group's
 `head_dim`, which ``parameter_groups(model, roles, heads=…)`` sets; a bias, that of a norm included,
 by the role "bias", which :func:`optbench.optimizers.infer_roles` gives it. In a group without a
 role a bias is a vector like a gain.
@@ -28,7 +28,7 @@ once per block, where the study stored a copy for each parameter, which changes 
 and other vectors are one block each, as in the authors' code; the study gave each element its own,
 which is `norm_block` = "element", and clipped the gradients of these alone: clipping is left to the
 training loop here. A tensor of three or more dimensions has one block
-per index of the first, or one per row of each matrix where the group says `matrix_layout` =
+per index of the first, or one per row of each matrix where the group has `matrix_layout` =
 "experts"; the authors' code, which goes by names, may make it a single block.
 
 Reference code: https://github.com/zyushun/Adam-mini at 402aadf (version 1.1.1).

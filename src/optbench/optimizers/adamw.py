@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.engine.buckets import FusedStep, Group, Rate, State
+from optbench.optimizers.engine.buckets import FusedStep, Group, State, StepSize
 from optbench.optimizers.engine.compiled import Scalars
 from optbench.space import SearchSpace, complement, geometric
 
@@ -41,7 +41,7 @@ def fused_adamw(
     state: dict[str, list[Tensor]],
     step: int,
     group: Group,
-    rate: Rate,
+    step_size: StepSize,
 ) -> None:
     """The step of :class:`AdamW` by the kernel of ``torch.optim.AdamW(fused=True)``."""
     steps = [torch.tensor(float(step), device=params[0].device)] * len(params)
@@ -52,10 +52,10 @@ def fused_adamw(
         state["exp_avg_sq"],
         [],
         steps,
-        lr=rate.lr,
+        lr=step_size.lr,
         beta1=group["beta1"],
         beta2=group["beta2"],
-        weight_decay=rate.weight_decay,
+        weight_decay=step_size.weight_decay,
         eps=group["eps"],
         amsgrad=False,
         maximize=False,

@@ -18,26 +18,31 @@ from torch import Tensor
 
 from optbench.config import Role
 from optbench.optimizers.blocks import MATRIX_LAYOUTS
-from optbench.optimizers.engine.bucket_plan import Division, Plan, active_parameters, partition_of
+from optbench.optimizers.engine.bucket_plan import (
+    BucketPlan,
+    Division,
+    active_parameters,
+    partition_of,
+)
 from optbench.optimizers.engine.buckets import (
     Bucket,
     FusedStep,
     Group,
-    Rate,
     State,
+    StepSize,
 )
 from optbench.optimizers.engine.compiled import Kernel, compile_forms, compiled_step
+from optbench.optimizers.engine.flop_count import CountsFlops
 from optbench.optimizers.engine.keywords import check_call, keyword_remedy
 from optbench.optimizers.engine.loading import (
-    AsSaved,
+    NoCast,
     check_groups,
     check_split_groups,
     check_tensors,
-    protect,
+    wrap_state,
 )
 from optbench.optimizers.engine.parameter_checks import check_param, tensor_of
 from optbench.optimizers.engine.parameter_group import GROUP_TAGS, HELD_BY_TORCH, ParameterGroup
-from optbench.optimizers.engine.work import CountedWork
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, hyperparameter_problem
 from optbench.space import SearchSpace, Value, did_you_mean
 
@@ -50,7 +55,7 @@ NOT_FOR_UPDATE = ("lr", "weight_decay", "aux_lr_ratio", "differentiable")
 COPIED = ("compiled", "batched")
 
 
-class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
+class BaseOptimizer(torch.optim.Optimizer, CountsFlops, ABC):
     """A drop-in ``torch.optim.Optimizer`` whose method is two pure functions.
 
     A method declares its hyperparameters as keyword-only arguments of ``__init__``, hands them to
@@ -114,7 +119,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
     batched: bool = True
     compiled: bool = False
     sum_over_owners: Callable[[Tensor], Tensor] | None = None
-    _plan: Plan | None = None
+    _plan: BucketPlan | None = None
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         """Refuse what the constructor does not take, with what to write instead.
@@ -220,7 +225,9 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             TypeError: as for the constructor.
         """
         group = ParameterGroup({"role": None, **param_group, "method": type(self).__name__})
-        if not isinstance(group["params"], Tensor | set):  # torch says why it refuses sets
+        if not isinstance(
+            group["params"], Tensor | set
+        ):  # torch's message explains why it refuses sets
             group["params"] = list(group["params"])
         self._check_group(group)
         super().add_param_group(group)
@@ -272,11 +279,11 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         groups = self.prepare_step(buckets)
         for bucket in () if rehearsal else buckets:
             rule = self._rule_of(bucket)
-            rates = [
-                Rate(self._lr(group, rule), float(group["weight_decay"]))
+            step_sizes = [
+                StepSize(self._lr(group, rule), float(group["weight_decay"]))
                 for group in self.param_groups
             ]
-            bucket.advance(groups, rates, self._compiled_step(bucket, bucket.group_of(groups)))
+            bucket.advance(groups, step_sizes, self._compiled_step(bucket, bucket.group_of(groups)))
         return loss
 
     def compile(self) -> None:
@@ -353,7 +360,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             self._plan = plan = None
             division = Division(self.param_groups, self.rule_of, partition, self.batched)
             buckets = division.buckets(active, self.state)
-            self._plan = plan = Plan(pointers, partition, self.batched, buckets)
+            self._plan = plan = BucketPlan(pointers, partition, self.batched, buckets)
         return plan.buckets
 
     def _fixed(self) -> list[str]:
@@ -369,7 +376,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
             ValueError: other groups, or groups of other sizes.
         """
         check_split_groups(self.param_groups, state_dict["param_groups"])
-        handle = self.register_load_state_dict_pre_hook(protect)
+        handle = self.register_load_state_dict_pre_hook(wrap_state)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -398,7 +405,7 @@ class BaseOptimizer(torch.optim.Optimizer, CountedWork, ABC):
         check_groups(type(self).__name__, self.default_hyperparameters(), groups)
         for param, entry in state["state"].items():
             for name, value in entry.items():
-                if isinstance(value, AsSaved):
+                if isinstance(value, NoCast):
                     entry[name] = value.tensor.to(param.device, copy=True)
         for group in groups:
             if "method" not in group:

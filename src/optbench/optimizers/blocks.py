@@ -1,8 +1,8 @@
 """Blocks: parameters of any shape as stacks of matrices, and matrices cut into equal blocks.
 
-A tensor of more than two dimensions is one of two things, which its group says by `matrix_layout`:
-"filters" of a convolution, (out, in, *kernel), are one matrix (out, in·kernel); "experts", matrices
-along further axes, (experts, m, n), are that many.
+A tensor of more than two dimensions is one of two things, which its group decides by
+`matrix_layout`: "filters" of a convolution, (out, in, *kernel), are one matrix (out, in·kernel);
+"experts", matrices along further axes, (experts, m, n), are that many.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def is_stacked(
     Args:
         shape: of the parameter.
         group: that may hold `matrix_layout`.
-        three_axes: what a tensor of three dimensions is where the group does not say.
+        three_axes: what a tensor of three dimensions is where the group has no `matrix_layout`.
     """
     default = three_axes if len(shape) == 3 else "filters"
     return len(shape) > 2 and (group.get("matrix_layout") or default) == "experts"

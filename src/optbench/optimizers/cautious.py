@@ -37,9 +37,9 @@ from torch import Tensor
 
 from optbench.optimizers.adamw import AdamW, adamw_kernel, adamw_scalars
 from optbench.optimizers.base import BaseOptimizer, Params
+from optbench.optimizers.engine.batched_norms import tensor_means
 from optbench.optimizers.engine.buckets import Group, State
 from optbench.optimizers.engine.compiled import Kernel, Scalars
-from optbench.optimizers.engine.stacks import tensor_means
 from optbench.space import SearchSpace, Value, complement, geometric
 
 MASK_FLOOR = 1e-3

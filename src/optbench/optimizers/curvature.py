@@ -6,7 +6,7 @@ step it asks, and where the answer is yes it lets a second backward pass fill ``
     optimizer.step()
     optimizer.zero_grad()
     if optimizer.curvature_due():
-        ...  # what optimizer.curvature_source says, into every p.grad
+        ...  # what optimizer.curvature_source names, into every p.grad
         optimizer.update_curvature(batch_tokens=tokens.numel())
         optimizer.zero_grad()
 """
@@ -51,11 +51,13 @@ class CurvatureOptimizer(BaseOptimizer):
 
     @staticmethod
     @abstractmethod
-    def absorb_curvature(estimate: Tensor, state: State, batch_tokens: int, group: Group) -> None:
+    def update_curvature_state(
+        estimate: Tensor, state: State, batch_tokens: int, group: Group
+    ) -> None:
         """Change the state of one parameter by an estimate.
 
         Args:
-            estimate: what :attr:`curvature_source` says, in the state's dtype: read only.
+            estimate: what :attr:`curvature_source` names, in the state's dtype: read only.
             state: the parameter's state tensors, in the shape of ``estimate``.
             batch_tokens: tokens that the estimate is a mean over.
             group: the hyperparameters.
@@ -94,7 +96,7 @@ class CurvatureOptimizer(BaseOptimizer):
             if param.grad is not None:
                 state = {name: v for name, v in entry.items() if isinstance(v, Tensor)}
                 dtype = torch.promote_types(param.dtype, torch.float32)
-                self.absorb_curvature(param.grad.to(dtype), state, batch_tokens, group)
+                self.update_curvature_state(param.grad.to(dtype), state, batch_tokens, group)
             entry["curvature_step"] = entry["step"]
 
     def prepare_step(self, buckets: Sequence[Bucket]) -> Sequence[Group]:

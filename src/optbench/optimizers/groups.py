@@ -108,7 +108,7 @@ def _sort_by_role(
 def _by_own_name(given: Mapping[str, Given], names: Iterable[str], place: str) -> dict[str, Given]:
     """What is given by name, by the names that the parameters have; wrappers are looked through.
 
-    Where prefixes alone tell two parameters apart, names must be exact.
+    Where prefixes alone distinguish two parameters, names must be exact.
     """
     names = dict.fromkeys(names)
     unwrapped = {WRAPPERS.sub("", name): name for name in names}

@@ -36,11 +36,11 @@ factors are updated.
 
 Departures: the authors' counter and noise live outside `state_dict`, so that a resumed run starts
 with an update at every step; here both follow from t. They balance with probability 0.01, here (and
-in the study) every 100th time. H replaces M̂ in their U too, an accident of in-place arithmetic. The
-vocabulary's side is known by its role, not only by its length. Where mean|M̂| is so small that its
-square underflows, factors stay as they are: they would grow by ℓ per update until they overflow.
-Tensors of more than two sides are taken as (first, rest), or as stacked matrices where the group
-says `matrix_layout` = "experts". The study (`paper`) normalizes gradients, uses blocks and
+in the study) every 100th time. H replaces M̂ in their U too, an accident of in-place arithmetic.
+The vocabulary's side is known by its role, not only by its length. Where mean|M̂| is so small that
+its square underflows, factors stay as they are: they would grow by ℓ per update until they
+overflow. Tensors of more than two sides are taken as (first, rest), or as stacked matrices where
+the group has `matrix_layout` = "experts". The study (`paper`) normalizes gradients, uses blocks and
 triangular factors up to 25,000; its means are over all layers, here over one. It takes the
 probability of an update one step later in the schedule, at t instead of t − 1, which is
 `flat_steps` less by one: 2744 instead of 2745 updates in the 5120 steps of its smallest run.
@@ -63,9 +63,9 @@ from optbench.config import Role
 from optbench.optimizers.annealing import updates_until
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import Blocks, cut, is_stacked, matrix_shape
+from optbench.optimizers.engine.batched_norms import tensor_means, tensor_norms
 from optbench.optimizers.engine.buckets import Group, State
-from optbench.optimizers.engine.stacks import tensor_means, tensor_norms
-from optbench.optimizers.engine.work import Work
+from optbench.optimizers.engine.flop_count import FlopCount
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Bound, Constraint
 from optbench.optimizers.kronecker import Factors, update_noise
 from optbench.optimizers.linalg import full_float32
@@ -185,7 +185,7 @@ class Kron(BaseOptimizer):
         return state
 
     @classmethod
-    def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
+    def update_flops(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> FlopCount:
         """Products with triangular factors, counted as if they were full, and their updates."""
         layout = _layout(shape, group)
         blocks = layout.blocks
@@ -194,8 +194,8 @@ class Kron(BaseOptimizer):
         product = sum(1.0 * blocks.height * blocks.width * side for side in triangular)
         cubes = sum(float(side) ** 3 for side in triangular)
         schedule = (float(group["min_update_probability"]), int(group["flat_steps"]))
-        update = Work(fp32_flops=6 * product + 2 * cubes, factor_flops=product)
-        step = Work(fp32_flops=4 * product)
+        update = FlopCount(fp32_flops=6 * product + 2 * cubes, factor_flops=product)
+        step = FlopCount(fp32_flops=4 * product)
         updates = updates_until(num_steps, *schedule)
         return (step * num_steps + update * updates) * blocks.count
 

@@ -65,7 +65,7 @@ def newton_schulz(
     return x.to(matrices.dtype).reshape(matrices.shape)
 
 
-# Where a hyperparameter says in which dtype to iterate; "auto" is decided by the device.
+# A hyperparameter chooses the dtype of the iteration; "auto" is decided by the device.
 NS_DTYPES = ("auto", "bfloat16", "state")
 
 
@@ -83,7 +83,7 @@ def newton_schulz_dtype(choice: str, like: Tensor) -> torch.dtype:
 def eigenbasis(matrices: Tensor) -> Tensor:
     """Eigenvectors of symmetric matrices as columns, largest eigenvalue first.
 
-    Where the solver gives up on a matrix of the stack, each is solved by itself in float64 on the
+    Where the solver fails on a matrix of the stack, each is solved by itself in float64 on the
     CPU. A matrix that is not finite gets a basis of NaN.
 
     Args:

@@ -43,10 +43,10 @@ from torch import Tensor
 from optbench.config import Role
 from optbench.optimizers.adamw import AdamW, adamw_kernel, adamw_scalars, fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.engine.buckets import Bucket, FusedStep, Group, Rate, State
+from optbench.optimizers.engine.batched_norms import tensor_norms
+from optbench.optimizers.engine.buckets import Bucket, FusedStep, Group, State, StepSize
 from optbench.optimizers.engine.compiled import Kernel, Scalars
-from optbench.optimizers.engine.pieces import pieces_for_kernels
-from optbench.optimizers.engine.stacks import tensor_norms
+from optbench.optimizers.engine.foreach_chunks import foreach_chunks
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
 from optbench.space import SearchSpace, Value, complement, geometric
 
@@ -57,12 +57,12 @@ def fused_mars(
     state: dict[str, list[Tensor]],
     step: int,
     group: Group,
-    rate: Rate,
+    step_size: StepSize,
 ) -> None:
     """The step of :class:`Mars`; the part of it that is AdamW's by torch's fused kernel."""
     weight = _weight(group)
     lists = (params, grads, state["exp_avg"], state["exp_avg_sq"], state["previous_grad"])
-    for p, g, m, v, previous in pieces_for_kernels(lists):
+    for p, g, m, v, previous in foreach_chunks(lists):
         corrected = torch._foreach_sub(g, previous)
         torch._foreach_mul_(corrected, weight)
         torch._foreach_add_(corrected, g)
@@ -74,7 +74,7 @@ def fused_mars(
             factor = group["clip_factor"].to(corrected[0])
             torch._foreach_mul_(corrected, factor)
         torch._foreach_copy_(previous, g)
-        fused_adamw(p, list(corrected), {"exp_avg": m, "exp_avg_sq": v}, step, group, rate)
+        fused_adamw(p, list(corrected), {"exp_avg": m, "exp_avg_sq": v}, step, group, step_size)
 
 
 def mars_kernel(grad: Tensor, state: State, s: Scalars) -> tuple[Tensor, State]:
@@ -162,7 +162,7 @@ class Mars(BaseOptimizer):
         )
 
     def rule_of(self, group: Group, shape: Sequence[int]) -> type[BaseOptimizer]:
-        """AdamW for what is no matrix, unless the group says `optimize_1d`."""
+        """AdamW for what is no matrix, unless the group has `optimize_1d`."""
         return type(self) if group["optimize_1d"] else super().rule_of(group, shape)
 
     def prepare_step(self, buckets: Sequence[Bucket]) -> Sequence[Group]:
@@ -186,7 +186,7 @@ class Mars(BaseOptimizer):
         """Refuse a common norm where it is not known of which parameters.
 
         Raises:
-            RuntimeError: there are several processes, and none has said how to add up.
+            RuntimeError: there are several processes, and none has set how to add up.
         """
         if self.sum_over_owners is None and dist.is_initialized() and dist.get_world_size() > 1:
             raise RuntimeError(

@@ -13,8 +13,8 @@ with `beta1`, `beta2`, `eps` at learning rate `aux_lr_ratio`·lr.
 
 A tensor of three dimensions is a stack of matrices, such as experts (E, m, n), each with an update
 of its own; one of more is the filters of a convolution (out, in, *kernel), taken as one matrix
-(out, in·kernel). A group says otherwise by `matrix_layout`: "experts" or "filters", the latter for
-one-dimensional convolutions.
+(out, in·kernel). A group chooses otherwise by `matrix_layout`: "experts" or "filters", the latter
+for one-dimensional convolutions.
 
 State: momentum_buffer (m, n) float32 = M for matrices; exp_avg and exp_avg_sq for the rest.
 Cost: 4 bytes per parameter of a hidden matrix, 8 of the rest; ns_steps·(4·r²·c + 2·r³) FLOPs per
@@ -47,7 +47,7 @@ from optbench.optimizers.adamw import AdamW
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import as_matrices, is_stacked, matrix_shape
 from optbench.optimizers.engine.buckets import Group, State
-from optbench.optimizers.engine.work import Work, newton_schulz_work
+from optbench.optimizers.engine.flop_count import FlopCount, newton_schulz_flops
 from optbench.optimizers.hyperparameters import SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
 from optbench.space import SearchSpace, complement, geometric
@@ -128,10 +128,10 @@ class Muon(BaseOptimizer):
         return {"momentum_buffer": torch.zeros_like(like)}
 
     @classmethod
-    def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
+    def update_flops(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> FlopCount:
         """The Newton–Schulz iterations."""
         stacked = _is_stacked(shape, group)
-        work = newton_schulz_work(
+        work = newton_schulz_flops(
             matrix_shape(shape, stacked=stacked), group["ns_steps"], group["ns_dtype"]
         )
         return work * (num_steps * (math.prod(shape[:-2]) if stacked else 1))

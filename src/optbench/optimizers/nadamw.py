@@ -36,9 +36,9 @@ from torch import Tensor
 
 from optbench.optimizers.adamw import fused_adamw
 from optbench.optimizers.base import BaseOptimizer, Params
-from optbench.optimizers.engine.buckets import FLAT_PIECE_CPU, FusedStep, Group, Rate, State
+from optbench.optimizers.engine.buckets import FLAT_PIECE_CPU, FusedStep, Group, State, StepSize
 from optbench.optimizers.engine.compiled import Kernel, Scalars
-from optbench.optimizers.engine.pieces import pieces_for_kernels
+from optbench.optimizers.engine.foreach_chunks import foreach_chunks
 from optbench.space import SearchSpace, complement, geometric
 
 
@@ -48,20 +48,20 @@ def fused_nadamw(
     state: dict[str, list[Tensor]],
     step: int,
     group: Group,
-    rate: Rate,
+    step_size: StepSize,
 ) -> None:
     """The step of :class:`NAdamW` as a step of AdamW along m and one along g."""
     beta1, correction2 = group["beta1"], math.sqrt(1 - group["beta2"] ** step)
-    along_m = rate.lr * beta1 * (1 - beta1**step) / (1 - beta1 ** (step + 1))
-    along_g = rate.lr * (1 - beta1) / (1 - beta1**step)
+    along_m = step_size.lr * beta1 * (1 - beta1**step) / (1 - beta1 ** (step + 1))
+    along_g = step_size.lr * (1 - beta1) / (1 - beta1**step)
     # The kernel multiplies its two rates; the weight decay is to be that of the whole step.
-    decay = rate.lr * rate.weight_decay / along_m if along_m else 0.0
+    decay = step_size.lr * step_size.weight_decay / along_m if along_m else 0.0
     if not along_m:
-        torch._foreach_mul_(params, rate.decay)
+        torch._foreach_mul_(params, step_size.decay)
     lists = (params, grads, state["exp_avg"], state["exp_avg_sq"])
-    for p, g, m, v in pieces_for_kernels(lists, FLAT_PIECE_CPU):
+    for p, g, m, v in foreach_chunks(lists, FLAT_PIECE_CPU):
         moments = {"exp_avg": m, "exp_avg_sq": v}
-        fused_adamw(p, g, moments, step, group, Rate(along_m, decay))
+        fused_adamw(p, g, moments, step, group, StepSize(along_m, decay))
         # g / (√v̂ + ε) = g·c / (√v + c·ε) with c = √(1 − β₂ᵗ).
         roots = torch._foreach_sqrt(v)
         torch._foreach_add_(roots, correction2 * group["eps"])

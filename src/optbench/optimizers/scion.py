@@ -10,14 +10,14 @@ where −d(M) minimizes ⟨M, ·⟩ over the unit ball of the layer's norm, and 
     hidden matrix (m, n) = (out, in)    d = √(m/n)·NS(M)     ρ = `radius_hidden`
     embedding (vocabulary, n)           d = sign(M)          ρ = `radius_embedding`
     head (vocabulary, n)                d = sign(M)/n        ρ = `radius_head`
-    norm gains and other vectors        d = M/(rms(M) + ε)   ρ = `radius_hidden`
+    norm weights and other vectors      d = M/(rms(M) + ε)   ρ = `radius_hidden`
 with μ = `momentum` for matrices and `beta1` for the rest, λ = `weight_decay`, ε = 1e-8, sign(0) = 0
 and NS the `ns_steps` iterations of :func:`optbench.optimizers.linalg.newton_schulz`. All but the
 matrices are stepped at learning rate `aux_lr_ratio`·lr.
 
 A tensor of more than two dimensions is the filters of a convolution (out, in, *kernel): the matrix
 (out, in·k) of the k places of the kernel is orthogonalized and d = √(out/in)/k·NS(M), the authors'
-SpectralConv. A group of stacked experts (E, m, n) says `matrix_layout` = "experts": each is a
+SpectralConv. A group of stacked experts (E, m, n) has `matrix_layout` = "experts": each is a
 matrix. Where a tensor of several dimensions counts as a vector by its role, d is divided by n.
 
 λ = 1 is the constrained form, a convex combination of W and the ball's point −ρ·d: W stays in the
@@ -60,9 +60,9 @@ from torch import Tensor
 from optbench.config import EARLIER_HYPERPARAMETERS, Role
 from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import as_matrices, is_stacked, matrix_shape
+from optbench.optimizers.engine.batched_norms import tensor_means
 from optbench.optimizers.engine.buckets import Group, State
-from optbench.optimizers.engine.stacks import tensor_means
-from optbench.optimizers.engine.work import Work, newton_schulz_work
+from optbench.optimizers.engine.flop_count import FlopCount, newton_schulz_flops
 from optbench.optimizers.hyperparameters import NON_NEGATIVE, SHARED_BOUNDS, Constraint, OneOf
 from optbench.optimizers.linalg import NS_DTYPES, newton_schulz, newton_schulz_dtype
 from optbench.space import SearchSpace, Value, choices, complement, geometric
@@ -214,10 +214,10 @@ class Scion(BaseOptimizer):
         return {"momentum_buffer": torch.zeros_like(like)}
 
     @classmethod
-    def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
+    def update_flops(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> FlopCount:
         """The Newton–Schulz iterations."""
         stacked = is_stacked(shape, group)
-        work = newton_schulz_work(
+        work = newton_schulz_flops(
             matrix_shape(shape, stacked=stacked), group["ns_steps"], group["ns_dtype"]
         )
         return work * (num_steps * (math.prod(shape[:-2]) if stacked else 1))

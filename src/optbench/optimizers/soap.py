@@ -30,7 +30,7 @@ authors do it after. Where a matrix is not square, the first basis of its longer
 shorter, mapped by G and completed by QR: the same eigenvectors at less cost, and those of
 eigenvalue 0, which the authors leave to the solver's rounding errors, are defined. The
 vocabulary's side is known by its role, not only by its length. Tensors of more than two sides are
-taken as (first, rest), or as stacked matrices where the group says `matrix_layout` = "experts"; the
+taken as (first, rest), or as stacked matrices where the group has `matrix_layout` = "experts"; the
 authors rotate each side. The study (`paper`) counts the skipped step, k = t, which is
 `count_first_step`; refreshes the bases before it adds the gradient to L and R, which is
 `refresh_first`; rotates vectors too, which is `rotate_vectors`; and cuts blocks.
@@ -54,7 +54,7 @@ from optbench.optimizers.base import BaseOptimizer, Params
 from optbench.optimizers.blocks import Blocks, cut, is_stacked, matrix_shape
 from optbench.optimizers.eigenbases import Rotation, Side
 from optbench.optimizers.engine.buckets import Group, State
-from optbench.optimizers.engine.work import Work
+from optbench.optimizers.engine.flop_count import FlopCount
 from optbench.optimizers.hyperparameters import (
     FRACTION,
     NON_NEGATIVE,
@@ -167,7 +167,7 @@ class Soap(BaseOptimizer):
         return state
 
     @classmethod
-    def update_work(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> Work:
+    def update_flops(cls, shape: tuple[int, ...], group: Group, num_steps: int) -> FlopCount:
         """Rotating there and back and the Gram matrices; at a refresh G·Q, its QR, M′ carried over.
 
         QR with its orthogonal factor formed takes 8/3·k³. The eigenvectors of the first step are
@@ -180,8 +180,8 @@ class Soap(BaseOptimizer):
         cubes = sum(float(side) ** 3 for side in sides)
         counted = num_steps if group["count_first_step"] else num_steps - 1
         refreshes = counted // group["precondition_frequency"]
-        step = Work(fp32_flops=3 * rotation)
-        refresh = Work(fp32_flops=2 * rotation + 2 * cubes, factor_flops=8 / 3 * cubes)
+        step = FlopCount(fp32_flops=3 * rotation)
+        refresh = FlopCount(fp32_flops=2 * rotation + 2 * cubes, factor_flops=8 / 3 * cubes)
         return (step * (num_steps - 1) + refresh * refreshes) * blocks.count
 
     @staticmethod

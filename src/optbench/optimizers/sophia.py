@@ -203,7 +203,9 @@ class Sophia(CurvatureOptimizer):
         return ratio.clamp_(-1, 1)
 
     @staticmethod
-    def absorb_curvature(estimate: Tensor, state: State, batch_tokens: int, group: Group) -> None:
+    def update_curvature_state(
+        estimate: Tensor, state: State, batch_tokens: int, group: Group
+    ) -> None:
         """One step of the average h."""
         beta2 = group["beta2"]
         if group["estimator"] == "gnb":

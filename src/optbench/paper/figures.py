@@ -203,12 +203,12 @@ def size_panels(results: PaperResults) -> list[Panel]:
         for ratio in (1.0, 8.0)
     }
     order = [name for name in results.optimizers if name in large]
-    found = [e for e in results.shared.efficiencies if e.optimizer in large]
+    found = [e for e in results.joint.efficiencies if e.optimizer in large]
     joint = joint_marks(found, order)
     everything = [*joint, *(mark for marks in by_ratio.values() for mark in marks)]
     names = {float(params): size for size, params in PARAMS.items()}
     ends, along = ends_of(everything), size_axis(everything, names)
-    trends = [t for t in results.shared.trends if t.optimizer in large]
+    trends = [t for t in results.joint.trends if t.optimizer in large]
     return [
         *(
             Panel(f"At data ratio {ratio:g}×", speedup_panel(styles, marks, along, ends))
@@ -224,7 +224,7 @@ def size_panels(results: PaperResults) -> list[Panel]:
 _ESTIMATOR_LOOKS = (
     (-0.22, "circle", "paper"),
     (0.0, "square-open", "interpolate"),
-    (0.22, "diamond", "shared"),
+    (0.22, "diamond", "joint"),
 )
 _ENDS = (0.8, 1.6)  # beyond the axis, so that a longer bar is cut off at its border
 
@@ -244,7 +244,7 @@ def estimator_panel(results: PaperResults) -> Panel:
 
 
 def _by_estimator(one: PaperSpeedup) -> dict[str, Speedup | None]:
-    return {"paper": one.paper, "interpolate": one.interpolate, "shared": one.shared}
+    return {"paper": one.paper, "interpolate": one.interpolate, "joint": one.joint}
 
 
 def _estimate(one: PaperSpeedup, found: Speedup, height: float, symbol: str, color: str) -> Trace:

@@ -1,13 +1,13 @@
 """The published hyperparameters over scale: which are sensitive to it, and what was extrapolated.
 
-The sensitive ones are found again from the published near-best sets of phase I. Their losses were
+The sensitive ones are found again from the published tied sets of phase I. Their losses were
 not published, so all members of a set count as equally good, and a tie between smallest covers
 falls to the lower values.
 
-The extrapolations to 1.2b are made again by the published form (see `paper_form`) from the tuned
+The extrapolations to 1.2b are made again by the published form (see `form`) from the tuned
 values of the smaller sizes, and beside them stands what `scaling_laws` predicts, with its interval.
 Not every published number is determined by the values behind it; where it hangs on the solver, it
-is said why.
+is explained.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SensitiveAxis:
     """A hyperparameter that no single value serves in all cells of phase I.
 
     Args:
-        found: the fewest values that serve all, from the published near-best sets.
+        found: the fewest values that serve all, from the published tied sets.
         published: as published; empty if it is not on the published list.
         agreement: "tie" if both serve all cells and neither is the smaller; "not published" for an
             optimizer without a published list.
@@ -143,7 +143,7 @@ def _sensitive(results: PublishedResults, optimizer: str) -> Iterator[SensitiveA
 
 
 def near_best_cells(results: PublishedResults, optimizer: str) -> list[CellEvaluations]:
-    """The near-best sets of phase I, all members alike."""
+    """The tied sets of phase I, all members alike."""
     cells = [results.find(optimizer, size, ratio) for size, ratio in PHASE_ONE]
     return [
         CellEvaluations(cell=cell.cell.label, evaluations=_alike(cell), tau=0.0)
@@ -182,17 +182,17 @@ def _explanation(
     if agreement == "same":
         return ""
     if agreement == "differs":
-        return "The published values do not serve the published near-best sets."
+        return "The published values do not serve the published tied sets."
     ours = set(found.candidates)
-    told = next(c for c in found.near_best if len({s.value for s in c.values} & ours) == 1
+    decisive = next(c for c in found.near_best if len({s.value for s in c.values} & ours) == 1
                 and not {s.value for s in c.values} & ours & set(theirs))  # fmt: skip
-    size, ratio = told.cell.rsplit(" ", 1)
+    size, ratio = decisive.cell.rsplit(" ", 1)
     cell = results.find(optimizer, size, float(ratio[:-1]))
     assert cell is not None
-    values = ", ".join(str(scored.value) for scored in told.values)
+    values = ", ".join(str(scored.value) for scored in decisive.values)
     return (
-        f"Both pairs serve all cells: the near-best values of {told.cell} are {values}, of which "
-        f"{cell.configuration[found.axis]} is the best."
+        f"Both pairs serve all cells: the statistically tied values of {decisive.cell} are "
+        f"{values}, of which {cell.configuration[found.axis]} is the best."
     )
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optbench.analysis.confirmation import Confirmed, read_confirmations
-from optbench.analysis.plain_data import plain_data
+from optbench.analysis.confirmation import Replicates, read_confirmations
+from optbench.analysis.jsonable import to_jsonable
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
 from optbench.config import UserError
 from optbench.ladder import PAPER_SIZES
@@ -50,8 +50,8 @@ class OwnCell:
     """One optimizer in a cell that the study and the paper have.
 
     Args:
-        own: mean over the study's fresh seeds, with the interval of its own noise; without a second
-            seed at the size it has none.
+        own: mean over the study's held-out seeds, with the interval of its own noise; without a
+            second seed at the size it has none.
         published: the published loss, the least of a sweep; None if the paper has no such cell.
         difference: own minus published, in nats per token.
         difference_half_width: of its 95 % interval, the own one and that of the σ assumed of the
@@ -101,7 +101,7 @@ class OwnAgainstPaper:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return plain_data(dataclasses.asdict(self))
+        return to_jsonable(dataclasses.asdict(self))
 
 
 def compare_with_paper(
@@ -116,7 +116,7 @@ def compare_with_paper(
 
     Raises:
         PaperError: σ is not positive and finite.
-        StoreError: the journal does not say what the study is.
+        StoreError: the journal has no entry that names the study.
         NotThePapersSizeError: no confirmed cell has a size of the paper.
     """
     published_noise = known_noise(checked_sigma(sigma))
@@ -156,9 +156,9 @@ def is_the_papers(cell: CellEntry) -> bool:
 def _no_common_size(cells: Sequence[CellEntry]) -> str:
     own = {c.size: c.num_nonembedding_params for c in cells}
     paper = {size: model.num_nonembedding_params for size, model in PAPER_SIZES.items()}
-    said = f"the study has {_sizes(own)}" if own else "nothing of the study is confirmed yet"
+    sentences = f"the study has {_sizes(own)}" if own else "nothing of the study is confirmed yet"
     return (
-        f"No cell to compare: {said}; the paper has {_sizes(paper)} non-embedding parameters. "
+        f"No cell to compare: {sentences}; the paper has {_sizes(paper)} non-embedding parameters. "
         f"Confirm an optimizer at one of the paper's sizes."
     )
 
@@ -167,7 +167,7 @@ def _sizes(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({format_count(count)})" for name, count in sizes.items())
 
 
-def _corpora(confirmed: Sequence[Confirmed], records: Mapping[str, RunRecord]) -> tuple[str, ...]:
+def _corpora(confirmed: Sequence[Replicates], records: Mapping[str, RunRecord]) -> tuple[str, ...]:
     names = (records[s.run_id].run_config.data.corpus for c in confirmed for s in c.seeds)
     return tuple(dict.fromkeys(names))
 
@@ -179,7 +179,7 @@ class _Sources:
     store: RunStore
     results: PublishedResults
     baseline: str
-    confirmed: Sequence[Confirmed]
+    confirmed: Sequence[Replicates]
     groups: Sequence[NoiseGroup]
     published_noise: SeedNoise
 
@@ -194,7 +194,7 @@ class _Sources:
         return own or pooled_noise([group.losses for group in self.groups])
 
 
-def _row(one: Confirmed, sources: _Sources) -> OwnCell:
+def _row(one: Replicates, sources: _Sources) -> OwnCell:
     place = one.cell
     own = mean_loss(one.losses, sources.noise(place.size))
     base = sources.own(sources.baseline, place)
@@ -231,7 +231,7 @@ def _half_width(own: MeanLoss, published: PublishedCell | None, noise: SeedNoise
     return math.hypot(own.half_width, theirs)
 
 
-def _own_settings(one: Confirmed, records: Mapping[str, RunRecord]) -> Configuration:
+def _own_settings(one: Replicates, records: Mapping[str, RunRecord]) -> Configuration:
     config = records[one.seeds[0].run_id].run_config
     run = axis_values(config)
     return _with_settings(

@@ -29,7 +29,7 @@ from optbench.paper.tables import (
 from optbench.report.figures.layout import Figure
 from optbench.report.figures.scale import Panel
 from optbench.report.page import embed_json, plotly, template, write_page
-from optbench.report.sections import Place
+from optbench.report.sections import FigureSlot
 from optbench.report.text import NOTHING, speedup_text
 
 FILE_NAME = "paper.html"
@@ -41,11 +41,11 @@ class _Laws:
 
     optimizer: str
     rows: tuple[Extrapolation, ...]
-    figures: tuple[Place, ...]
+    figures: tuple[FigureSlot, ...]
 
 
 def write_paper_page(results: PaperResults, folder: Path) -> Path:
-    """Write ``paper.html`` into a folder, and say where it is.
+    """Write ``paper.html`` into a folder, and return its path.
 
     Raises:
         PageError: the folder cannot be written to.
@@ -59,8 +59,8 @@ def render_paper_page(results: PaperResults) -> str:
     """The page."""
     figures: dict[str, Figure] = {}
 
-    def placed(prefix: str, panels: Sequence[Panel]) -> tuple[Place, ...]:
-        places = tuple(Place(panel.title, f"{prefix}-{k}") for k, panel in enumerate(panels))
+    def placed(prefix: str, panels: Sequence[Panel]) -> tuple[FigureSlot, ...]:
+        places = tuple(FigureSlot(panel.title, f"{prefix}-{k}") for k, panel in enumerate(panels))
         figures.update(
             (place.name, panel.figure) for place, panel in zip(places, panels, strict=True)
         )
@@ -92,7 +92,7 @@ def render_paper_page(results: PaperResults) -> str:
         laws=laws,
         why=WHY_NOT_DETERMINED,
         nothing=NOTHING,
-        trends={trend.optimizer: trend for trend in results.shared.trends},
+        trends={trend.optimizer: trend for trend in results.joint.trends},
         plotly=plotly(),
         figures_json=embed_json(figures),
     )

@@ -1,7 +1,7 @@
 """The published results as a study of this project: what its judges of cells and claims read.
 
-Every loss is the least of a sweep with one seed, so nothing in it tells its noise: σ is stated by
-the caller (see `paper_noise`) and taken as known. The tuning tables change one value of the chosen
+Every loss is the least of a sweep with one seed, so nothing in it shows its noise: σ is stated by
+the caller (see `noise`) and taken as known. The tuning tables change one value of the chosen
 configuration at a time, which is what a descent tries at its end; the order of the descents, and
 what they tried on their way, were not published.
 """
@@ -17,13 +17,13 @@ from optbench.analysis.cells import CellReader, CellSummary, SizeBasis
 from optbench.analysis.claims.claim import Claim
 from optbench.analysis.claims.families import ADAMW
 from optbench.analysis.claims.registry import evaluate_claims
-from optbench.analysis.confirmation import Confirmed, SeedResult
+from optbench.analysis.confirmation import Replicates, SeedResult
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.ladder import PAPER_SIZES
 from optbench.published import PublishedCell, PublishedResults
 from optbench.recommend.tuned_cells import PUBLISHED_TIE
+from optbench.statistics.joint_fit import CellLoss, JointFit, fit_joint
 from optbench.statistics.noise import SeedNoise
-from optbench.statistics.shared_fit import CellLoss, SharedFit, fit_shared
 from optbench.store.journal import Journal
 from optbench.store.journal_entries import (
     CellEntry,
@@ -55,14 +55,14 @@ class PublishedStudy:
         journal: its cells and tuning tables; ``evaluations`` name the value changed.
         cells: every optimizer in every cell, by size and ratio, with its speed-ups by all
             estimators.
-        shared: the joint fit of all cells, whose intervals come from the scatter about it.
+        joint: the joint fit of all cells, whose intervals come from the scatter about it.
         claims: the nine, judged on these cells.
     """
 
     noise: SeedNoise
     journal: Journal
     cells: tuple[CellSummary, ...]
-    shared: SharedFit
+    joint: JointFit
     claims: tuple[Claim, ...]
 
     def cell(self, size: str, ratio: float) -> CellSummary | None:
@@ -93,7 +93,7 @@ def read_published_study(
     results: PublishedResults,
     sigma: float,
     *,
-    shared: SharedFit | None = None,
+    joint: JointFit | None = None,
     replicates: int = CELL_REPLICATES,
     joint_replicates: int = JOINT_REPLICATES,
 ) -> PublishedStudy:
@@ -102,12 +102,12 @@ def read_published_study(
     Args:
         results: as published.
         sigma: standard deviation of a published loss, nats per token.
-        shared: the joint fit of all cells, which does not depend on σ; without it, it is made.
+        joint: the joint fit of all cells, which does not depend on σ; without it, it is made.
         replicates: of the bootstrap of every cell's speed-ups.
         joint_replicates: of the bootstrap of the joint fit.
     """
     noise, journal = known_noise(sigma), _journal(results)
-    shared = shared or fit_shared(
+    joint = joint or fit_joint(
         cell_losses(results), None, baseline=ADAMW, by_size=True, replicates=joint_replicates
     )
     confirmed = [_confirmed(cell) for cell in results.cells]
@@ -120,7 +120,7 @@ def read_published_study(
         )
         for size in PAPER_SIZES
     }
-    reader = CellReader(journal, {}, confirmed, (), bases, shared, replicates)
+    reader = CellReader(journal, {}, confirmed, (), bases, joint, replicates)
     cells = tuple(_within_budgets(cell) for cell in reader.summaries())
     losses = {
         evaluation.run_id: evaluation.loss
@@ -132,8 +132,8 @@ def read_published_study(
         noise=noise,
         journal=journal,
         cells=cells,
-        shared=shared,
-        claims=evaluate_claims(journal, cells, shared, losses, (2**0.5 * sigma, KNOWN_DOF)),
+        joint=joint,
+        claims=evaluate_claims(journal, cells, joint, losses, (2**0.5 * sigma, KNOWN_DOF)),
     )
 
 
@@ -248,7 +248,7 @@ def _name(cell: PublishedCell) -> str:
     return f"{cell.optimizer} {cell.cell.label}"
 
 
-def _confirmed(cell: PublishedCell) -> Confirmed:
+def _confirmed(cell: PublishedCell) -> Replicates:
     """The published loss as the one run of a winner."""
     seed = SeedResult(
         run_id=_name(cell),
@@ -259,7 +259,7 @@ def _confirmed(cell: PublishedCell) -> Confirmed:
         device="unknown",
         val_curve=(),
     )
-    return Confirmed(
+    return Replicates(
         cell=entry_of(cell),
         optimizer=cell.optimizer,
         configuration=cell.configuration,

@@ -1,4 +1,4 @@
-"""Everything that the published figures say, computed once for terminal, JSON and page."""
+"""The analysis of the published figures, computed once for terminal, JSON and page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from optbench.analysis.claims.claim import Claim
 from optbench.analysis.claims.families import ADAMW
-from optbench.analysis.plain_data import plain_data
+from optbench.analysis.jsonable import to_jsonable
 from optbench.paper.hyperparameters import (
     Extrapolation,
     SensitiveAxis,
@@ -32,7 +32,7 @@ from optbench.paper.speedups import (
 )
 from optbench.paper.statements import Statement, judge_statements
 from optbench.published import PublishedResults
-from optbench.statistics.shared_fit import GoodnessOfFit, SharedFit, fit_shared
+from optbench.statistics.joint_fit import GoodnessOfFit, JointFit, fit_joint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +43,11 @@ class PaperResults:
         source: of the figures.
         licence: of the source.
         sigma: the assumed standard deviation of a published loss, nats per token.
-        noise: what the figures say of it.
+        noise: what the figures show of it.
         optimizers: in the order of the file.
         fits: of the baseline, by size.
         speedups: of every optimizer in every cell, with the losses.
-        shared: the joint fit of all cells; its intervals come from the scatter about it.
+        joint: the joint fit of all cells; its intervals come from the scatter about it.
         goodness: of that fit, if ``sigma`` is all the noise there is.
         case_studies: who is ahead at 1.2b and at 16×.
         sensitive: hyperparameters that are sensitive to scale.
@@ -64,7 +64,7 @@ class PaperResults:
     optimizers: tuple[str, ...]
     fits: tuple[BaselineFit, ...]
     speedups: tuple[PaperSpeedup, ...]
-    shared: SharedFit
+    joint: JointFit
     goodness: GoodnessOfFit
     case_studies: tuple[Ranking, ...]
     sensitive: tuple[SensitiveAxis, ...]
@@ -82,7 +82,7 @@ class PaperResults:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; a number that is infinite or does not exist becomes None."""
-        return plain_data(dataclasses.asdict(self))
+        return to_jsonable(dataclasses.asdict(self))
 
 
 def analyse_paper(results: PublishedResults, sigma: float = DEFAULT_SIGMA) -> PaperResults:
@@ -96,11 +96,11 @@ def analyse_paper(results: PublishedResults, sigma: float = DEFAULT_SIGMA) -> Pa
         PaperError: σ is not positive and finite.
     """
     study = read_published_study(results, checked_sigma(sigma))
-    noise = noise_evidence(results, study.shared)
-    noisier = read_published_study(results, noise.scatter, shared=study.shared)
+    noise = noise_evidence(results, study.joint)
+    noisier = read_published_study(results, noise.scatter, joint=study.joint)
     speedups = paper_speedups(study)
     # the fit is the same; only whether its scatter is that of the stated noise is asked
-    stated = fit_shared(
+    stated = fit_joint(
         cell_losses(results), study.noise, baseline=ADAMW, by_size=True, replicates=0
     )
     assert stated.goodness is not None
@@ -112,7 +112,7 @@ def analyse_paper(results: PublishedResults, sigma: float = DEFAULT_SIGMA) -> Pa
         optimizers=results.optimizers,
         fits=baseline_fits(study),
         speedups=speedups,
-        shared=study.shared,
+        joint=study.joint,
         goodness=stated.goodness,
         case_studies=case_studies(study),
         sensitive=sensitive_axes(results),

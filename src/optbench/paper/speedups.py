@@ -43,7 +43,7 @@ class PaperSpeedup:
         paper: by the paper's estimator; of the baseline itself it has no interval, because the
             loss and the curve are the same runs.
         interpolate: between the baseline's cells; None of the baseline.
-        shared: by the joint fit, the same at all ratios of a size; None of the baseline.
+        joint: by the joint fit, the same at all ratios of a size; None of the baseline.
     """
 
     optimizer: str
@@ -52,11 +52,11 @@ class PaperSpeedup:
     loss: float
     paper: Speedup
     interpolate: Speedup | None
-    shared: Speedup | None
+    joint: Speedup | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RankedOptimizer:
     """One optimizer in the ranking of a cell.
 
     Args:
@@ -77,7 +77,7 @@ class Ranking:
 
     size: str
     ratio: float
-    places: tuple[Place, ...]
+    places: tuple[RankedOptimizer, ...]
 
 
 def baseline_fits(study: PublishedStudy) -> tuple[BaselineFit, ...]:
@@ -119,7 +119,7 @@ def _speedup(cell: CellSummary, row: OptimizerRow) -> PaperSpeedup:
         paper=estimates.get("paper")
         or speedup(cell.reference.losses, own, None, estimator="paper"),
         interpolate=estimates.get("interpolate"),
-        shared=estimates.get("shared"),
+        joint=estimates.get("joint"),
     )
 
 
@@ -141,7 +141,7 @@ def rank(cell: CellSummary) -> Ranking:
         size=cell.cell.size,
         ratio=cell.cell.ratio,
         places=tuple(
-            Place(
+            RankedOptimizer(
                 optimizer=row.optimizer,
                 loss=row.test.value,
                 to_best=None if row is rows[0] else lead(cell, row.optimizer, rows[0].optimizer),

@@ -1,9 +1,10 @@
-"""What the paper says of its speed-ups, sentence by sentence, under a stated noise.
+"""The paper's statements on its speed-ups, sentence by sentence, under a stated noise.
 
-The nine claims of `claims` are what any study can be asked; these are the paper's own conclusions,
-with its numbers, judged on its own figures by its own estimator. The rules are those of `claim`: a
-statement about many cells holds if every one of its intervals says so, and fails if one does after
-the correction for how many there are. "Cannot tell" is the usual answer of a single seed.
+The nine claims of `registry` are what any study can be asked; these are the paper's own
+conclusions, with its numbers, judged on its own figures by its own estimator. The rules are those
+of `claim`: a statement about many cells holds if every one of its intervals supports it, and fails
+if one does after the correction for how many there are. "Inconclusive" is the usual answer of a
+single seed.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Statement:
     """A conclusion of the paper.
 
     Args:
-        text: what it says.
-        numbers_agree: whether the published losses say so, taken at face value.
+        text: the sentence.
+        numbers_agree: whether the published losses agree, taken at face value.
         verdict: whether they still do under the stated noise.
         evidence: sentences with numbers.
     """
@@ -112,7 +113,7 @@ def _level(text: str, found: Sequence[_Chosen], low: float, high: float) -> Stat
     mean = mean_speedup([chosen.corrected for chosen in found])
     assert mean is not None
     ends = widened(mean, 1)
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if ends[0] > high or ends[1] < low:
         verdict = "does not hold"
     elif low <= ends[0] and ends[1] <= high:
@@ -131,7 +132,7 @@ def _level(text: str, found: Sequence[_Chosen], low: float, high: float) -> Stat
 
 def _at_most(text: str, found: Sequence[PaperSpeedup], most: float, rounded: float) -> Statement:
     """``rounded`` is the largest value that the statement, read with its rounding, allows."""
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if any(widened(s.paper, len(found))[0] > rounded for s in found):
         verdict = "does not hold"
     elif all(widened(s.paper, 1)[1] <= rounded for s in found):
@@ -162,7 +163,7 @@ def _falls(text: str, matrix: Sequence[PaperSpeedup]) -> Statement:
         for name in names
     ]
     pairs = [(a, b) for a, b in means if a is not None and b is not None]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if all(widened(a, 1)[0] > widened(b, 1)[1] for a, b in pairs):
         verdict = "holds"
     elif any(widened(a, len(pairs))[1] < widened(b, len(pairs))[0] for a, b in pairs):
@@ -205,7 +206,7 @@ def _leads(
     )
     contests = [contest for cell in cells for contest in _contests(cell, names, over, each=each)]
     assert contests, "a statement about no cells would hold of itself"
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if any(c.is_lost(len(contests)) for c in contests):
         verdict = "does not hold"
     elif all(c.is_won() for c in contests):
@@ -248,8 +249,8 @@ class _Contest:
 
     @property
     def text(self) -> str:
-        said = nats_text(self.lead) if self.lead is not None else "no noise estimate"
-        return f"{self.cell.cell.label}: {self.name} against {self.rival} {said}."
+        margin = nats_text(self.lead) if self.lead is not None else "no noise estimate"
+        return f"{self.cell.cell.label}: {self.name} against {self.rival} {margin}."
 
 
 def _contests(

@@ -81,7 +81,7 @@ def _brief(found: Speedup) -> str:
 
 def case_study_table(results: PaperResults) -> tuple[list[str], Rows]:
     """Ranking of every cell of the case studies, with all estimators."""
-    titles = ["cell", "optimizer", "loss", "behind", "paper", "interpolate", "shared"]
+    titles = ["cell", "optimizer", "loss", "behind", "paper", "interpolate", "joint"]
     rows: Rows = []
     for ranking in results.case_studies:
         for k, place in enumerate(ranking.places):
@@ -94,7 +94,7 @@ def case_study_table(results: PaperResults) -> tuple[list[str], Rows]:
                     place.optimizer,
                     f"{place.loss:.4f}",
                     f"{behind.value:.4f}" if behind else NOTHING,
-                    *(speedup_text(s) for s in (found.paper, found.interpolate, found.shared)),
+                    *(speedup_text(s) for s in (found.paper, found.interpolate, found.joint)),
                 ]
             )
     return titles, rows
@@ -117,7 +117,7 @@ def verdicts_table(results: PaperResults) -> tuple[list[str], Rows]:
 
 
 def noise_sentences(results: PaperResults) -> list[str]:
-    """Where σ comes from, and what the figures cannot say of it."""
+    """Where σ comes from, and what the figures cannot show of it."""
     noise = results.noise
     fewest, most = (pick(noise.sweep_runs.values()) for pick in (min, max))
     runs = noise.sweep_runs
@@ -126,10 +126,10 @@ def noise_sentences(results: PaperResults) -> list[str]:
         f"The scatter of all cells about the joint fit, {noise.scatter:.4f}, is the one upper "
         f"bound in the figures; it has imperfect tuning and the error of the curve in it.",
         f"A published loss is the least of its cell's sweep. In {noise.differing} of "
-        f"{noise.told_twice} cells the chosen configuration lies above it, by "
-        f"{noise.median_above:.4f} in the median and in {noise.within_tie} by no more than the tie "
-        f"threshold {noise.tie_threshold:g}, a convention; in {noise.of_another_row} the least "
-        f"loss is another row of the same table. That is no estimate of noise.",
+        f"{noise.reported_twice} cells the chosen configuration lies above it, by "
+        f"{noise.median_above:.4f} in the median and in {noise.within_tie} by no more than the "
+        f"noise threshold {noise.tie_threshold:g}, a convention; in {noise.of_another_row} the "
+        f"least loss is another row of the same table. That is no estimate of noise.",
         f"The minima are over different numbers of runs, {fewest} to {most} in the largest table "
         f"of an optimizer ({runs['muon']} for muon, {runs[ADAMW]} for {ADAMW}), which favours "
         f"those with more.",

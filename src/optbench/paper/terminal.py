@@ -20,7 +20,7 @@ def print_paper(results: PaperResults, console: Console) -> None:
         f"{results.source} ({results.licence}).",
         f"{len(results.speedups)} losses of {len(results.optimizers)} optimizers, one seed each. "
         f"Intervals are 95 %, for σ = {results.sigma:g} nats a loss; those of the joint fit "
-        f"(shared) are by the scatter about it.",
+        f"(joint) are by the scatter about it.",
         *paper_tables.noise_sentences(results),
         "",
     ]
@@ -94,6 +94,6 @@ def _claims(results: PaperResults) -> Table:
     table.add_column("verdict", no_wrap=True)
     table.add_column("evidence")
     for claim in results.claims:
-        said = (*claim.evidence, *claim.needs)
-        table.add_row(str(claim.number), claim.statement, claim.verdict, escape(said[0]))
+        sentences = (*claim.evidence, *claim.needs)
+        table.add_row(str(claim.number), claim.statement, claim.verdict, escape(sentences[0]))
     return table

@@ -1,4 +1,4 @@
-"""Reads the published results: best losses, tuning tables, near-best sets, grids, extrapolations.
+"""Reads the published results: best losses, tuning tables, tied sets, grids, extrapolations.
 
 ``results.json`` holds figures of the results published with arXiv 2509.02046 (Apache-2.0), carried
 over digit by digit and arranged by cell: one model size trained for one Chinchilla ratio by one
@@ -48,12 +48,12 @@ class PublishedCell:
         optimizer: its name here.
         cell: size and ratio, with the model and the budget.
         loss: the least of the cell's sweep, on C4/EN, nats per token.
-        configuration: the one that the source chose, within its tie threshold of the least; not
+        configuration: the one that the source chose, within its noise threshold of the least; not
             always the one that gave ``loss``.
         table_loss: of ``configuration`` itself, from the tuning table, the reference of
             ``trials``; never below ``loss``. None without a table or without a figure.
         trials: the tuning table; empty without one.
-        near_best: configurations said to be as good; without a list, empty.
+        near_best: configurations listed as equally good; without a list, empty.
         grid: what was swept; empty where the cell was not tuned.
     """
 

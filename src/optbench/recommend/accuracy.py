@@ -10,7 +10,7 @@ counted too. The *regret* of a cell is the sum over its searched hyperparameters
 interact; with a diverged value it is infinite.
 
 A size left out is left out for all optimizers, and so from the shared trends as well. How good
-predicted losses and rankings are says `speedup_accuracy`.
+predicted losses and rankings are is measured in `speedup_accuracy`.
 """
 
 from __future__ import annotations
@@ -78,23 +78,23 @@ def hold_out_sizes(
     """
     tuned = [(cell, published_tuning(cell, {})) for cell in results.cells if cell.grid]
     outcomes: list[CellOutcome] = []
-    for cell, held in tuned:
+    for cell, held_out in tuned:
         if optimizers and cell.optimizer not in optimizers:
             continue
-        others = [other for _, other in tuned if other.size != held.size]
-        outcomes.append(_judge(cell, held, rule(others, held)))
+        others = [other for _, other in tuned if other.size != held_out.size]
+        outcomes.append(_judge(cell, held_out, rule(others, held_out)))
     return tuple(outcomes)
 
 
-def _judge(cell: PublishedCell, held: TunedCell, predicted: Configuration) -> CellOutcome:
+def _judge(cell: PublishedCell, held_out: TunedCell, predicted: Configuration) -> CellOutcome:
     prices = _prices(cell)
     return CellOutcome(
-        optimizer=held.optimizer,
-        size=held.size,
-        ratio=held.ratio,
+        optimizer=held_out.optimizer,
+        size=held_out.size,
+        ratio=held_out.ratio,
         axes=tuple(
-            _outcome(axis, prices.get(axis, {}), held.winner[axis], predicted[axis])
-            for axis in held.near_best
+            _outcome(axis, prices.get(axis, {}), held_out.winner[axis], predicted[axis])
+            for axis in held_out.near_best
             if axis in predicted
         ),
         has_table=bool(cell.trials) and cell.table_loss is not None,
@@ -166,27 +166,27 @@ def _factor(axis: str, predicted: Value, best: Value) -> float | None:
 # Rules --------------------------------------------------------------------------------------------
 
 
-def recommended(cells: Sequence[TunedCell], held: TunedCell) -> Configuration:
-    """What `hyperparameter_transfer` says."""
-    found = transfer(cells, held.optimizer, held.num_params, held.ratio)
+def recommended(cells: Sequence[TunedCell], held_out: TunedCell) -> Configuration:
+    """The rule of `hyperparameter_transfer`."""
+    found = transfer(cells, held_out.optimizer, held_out.num_params, held_out.ratio)
     return {h.axis: h.value for h in found}
 
 
-def copied(cells: Sequence[TunedCell], held: TunedCell) -> Configuration:
+def copied(cells: Sequence[TunedCell], held_out: TunedCell) -> Configuration:
     """The winner of the nearest size, at the nearest ratio."""
-    own = [cell for cell in cells if cell.optimizer == held.optimizer]
-    return min(own, key=lambda cell: cell.distance(held.num_params, held.ratio)).winner
+    own = [cell for cell in cells if cell.optimizer == held_out.optimizer]
+    return min(own, key=lambda cell: cell.distance(held_out.num_params, held_out.ratio)).winner
 
 
-def step_law(cells: Sequence[TunedCell], held: TunedCell) -> Configuration:
+def step_law(cells: Sequence[TunedCell], held_out: TunedCell) -> Configuration:
     """AdamW's rate and batch by arXiv 2503.04715: 1.79·N^(−0.713)·D^0.307 and 0.58·D^0.571 tokens.
 
     Not fitted to these results, so it does not read ``cells``.
     """
     del cells
-    tokens = TOKENS_PER_PARAM * held.ratio * held.num_params
+    tokens = TOKENS_PER_PARAM * held_out.ratio * held_out.num_params
     return {
-        "lr": 1.79 * held.num_params**-0.713 * tokens**0.307,
+        "lr": 1.79 * held_out.num_params**-0.713 * tokens**0.307,
         "batch_size": 0.58 * tokens**0.571 / PUBLISHED_SEQ_LEN,
     }
 
@@ -194,10 +194,10 @@ def step_law(cells: Sequence[TunedCell], held: TunedCell) -> Configuration:
 def always(configurations: Mapping[str, Configuration]) -> Rule:
     """The same configuration everywhere, such as a constructor's defaults."""
 
-    def rule(cells: Sequence[TunedCell], held: TunedCell) -> Configuration:
+    def rule(cells: Sequence[TunedCell], held_out: TunedCell) -> Configuration:
         del cells
-        own = configurations[held.optimizer]
-        return {axis: own[axis] for axis in held.winner if axis in own}
+        own = configurations[held_out.optimizer]
+        return {axis: own[axis] for axis in held_out.winner if axis in own}
 
     return rule
 
@@ -205,8 +205,8 @@ def always(configurations: Mapping[str, Configuration]) -> Rule:
 def only(axes: Sequence[str], rule: Rule) -> Rule:
     """A rule, judged by some hyperparameters alone."""
 
-    def limited(cells: Sequence[TunedCell], held: TunedCell) -> Configuration:
-        return {axis: value for axis, value in rule(cells, held).items() if axis in axes}
+    def limited(cells: Sequence[TunedCell], held_out: TunedCell) -> Configuration:
+        return {axis: value for axis, value in rule(cells, held_out).items() if axis in axes}
 
     return limited
 

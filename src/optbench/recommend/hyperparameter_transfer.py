@@ -3,14 +3,14 @@
 Learning rate and batch size follow a *trend*, ln h = c_o + a·ln N + b·ln r: the level c_o is the
 optimizer's, the exponents a and b are shared by all of them, since one optimizer's dozen cells on a
 grid of doublings do not settle them. The value of a cell is the mean, in ln h, of the winner and of
-its near-best values, because a winner alone is a draw among ties. The trend's value is then rounded
-to the grid that was searched, which goes on past its ends by its own step.
+its statistically tied values, because a winner alone is a draw among ties. The trend's value is
+then rounded to the grid that was searched, which goes on past its ends by its own step.
 
-Every other hyperparameter keeps the value that *won most* cells of the optimizer, those left out
+Every other hyperparameter keeps the *mode* of the optimizer, those left out
 with which runs diverged at the nearest size. What fewer than
 two cells searched is *copied* from the nearest cell, nearest in N first, then in r. At a tuned
-cell all values are that cell's winner, *tuned here*. These rules
-were chosen among others by what they cost at sizes left out (see `recommendation_accuracy`).
+cell all values are that cell's winner, *tuned*. These rules
+were chosen among others by what they cost at sizes left out (see `accuracy`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from optbench.space import Value
 from optbench.statistics.scaling_laws import least_factor
 
 Floats: TypeAlias = NDArray[np.float64]
-Rule: TypeAlias = Literal["tuned here", "trend", "won most", "copied", "set here"]
+Rule: TypeAlias = Literal["tuned", "scaling fit", "mode", "nearest cell", "set here"]
 
 TREND_AXES = ("lr", "batch_size")
 LEVEL = 0.95
@@ -45,13 +45,14 @@ class Transferred:
         axis: its name.
         value: recommended.
         low: lower end of its range: the 95 % prediction interval of a tuned value for a trend, the
-            least near-best value otherwise; None where nothing is known of it.
+            least statistically tied value otherwise; None where nothing is known of it.
         high: upper end.
-        near_best: numbers that were near-best in some cell, ascending; empty for a trend.
+        near_best: numbers that were tied with the best in some cell, ascending; empty for a trend.
         rule: how the value was found.
         num_cells: tuned cells of the optimizer that searched it.
-        size_beyond: N over the largest size that was searched, or the smallest over N; 1 between.
-        ratio_beyond: likewise for r.
+        size_extrapolation: N over the largest size that was searched, or the smallest over N; 1
+            between.
+        ratio_extrapolation: likewise for r.
     """
 
     axis: str
@@ -61,8 +62,8 @@ class Transferred:
     near_best: tuple[Value, ...]
     rule: Rule
     num_cells: int
-    size_beyond: float
-    ratio_beyond: float
+    size_extrapolation: float
+    ratio_extrapolation: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ class Trend:
     dof: int
 
 
-def beyond(place: float, measured: Sequence[float]) -> float:
+def extrapolation_factor(place: float, measured: Sequence[float]) -> float:
     """How many times a place lies outside of a range; 1 within."""
     return max(place / max(measured), min(measured) / place, 1.0)
 
@@ -125,21 +126,21 @@ def _transfer(
 ) -> Transferred:
     searched = [cell for cell in own if axis in cell.near_best]
     places = searched if len(searched) > 1 else own[:1]
-    rule: Rule = "copied"
+    rule: Rule = "nearest cell"
     low = high = None
     near: tuple[Value, ...] = ()
     value = next(cell.winner[axis] for cell in own if axis in cell.winner)
     if len(searched) > 1 and trend is not None and _levels(searched, axis) is not None:
-        rule = "trend"
+        rule = "scaling fit"
         value, low, high = _by_trend(axis, searched, trend, num_params, ratio)
     elif len(searched) > 1:
-        rule = "won most"
+        rule = "mode"
         value = _most_won(axis, searched)
         near = _near_best(searched, axis)
         low, high = (near[0], near[-1]) if near else (None, None)
     here = min(own, key=lambda cell: max(cell.distance(num_params, ratio)))
     if axis in here.winner and here.is_at(num_params, ratio):
-        rule, value, places = "tuned here", here.winner[axis], [here]
+        rule, value, places = "tuned", here.winner[axis], [here]
         low, high = _widened(low, high, value)
     if axis in here.set_here:
         rule = "set here"
@@ -151,13 +152,13 @@ def _transfer(
         near_best=near,
         rule=rule,
         num_cells=len(searched),
-        size_beyond=beyond(num_params, [cell.num_params for cell in places]),
-        ratio_beyond=beyond(ratio, [cell.ratio for cell in places]),
+        size_extrapolation=extrapolation_factor(num_params, [cell.num_params for cell in places]),
+        ratio_extrapolation=extrapolation_factor(ratio, [cell.ratio for cell in places]),
     )
 
 
 def _most_won(axis: str, searched: Sequence[TunedCell]) -> Value:
-    """Of equal winners the one that is near-best in more cells, then that of the nearest cell.
+    """The commonest winner; of equals the one tied in more cells, then the nearest cell's.
 
     A value with which runs diverged at the nearest size is no winner.
     """
@@ -190,7 +191,7 @@ def _widened(
 
 
 def _levels(cells: Sequence[TunedCell], axis: str) -> Floats | None:
-    """Ln h of each cell (K,): the mean of the winner and the mean of its near-best values."""
+    """Ln h of each cell (K,): the mean of the winner and the mean of its ties."""
     levels: list[float] = []
     for cell in cells:
         values = [cell.winner[axis], *cell.near_best[axis]]

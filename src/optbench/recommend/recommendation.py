@@ -1,9 +1,9 @@
 """Which optimizer for a model size and a budget, with which hyperparameters, and how sure.
 
-`recommend` reads a :class:`Source`, the published results or a study of one's own (see
-`recommendation_sources`), and puts together what `speedup_transfer`, `hyperparameter_transfer` and
-`state_memory` say of a place (N, D). It says how far outside of the source the place lies, and
-refuses one that is too far.
+`recommend` reads a :class:`RecommendationSource`, the published results or a study of one's own
+(see `sources`), and puts together what `speedup_transfer`, `hyperparameter_transfer` and
+`state_memory` give for a target (N, D). It states how far outside of the source the target lies,
+and refuses one that is too far.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from dataclasses import dataclass, field, replace
 
 from optbench.config import ClipScope
 from optbench.ladder import TOKENS_PER_PARAM
-from optbench.recommend.hyperparameter_transfer import Transferred, beyond, transfer
-from optbench.recommend.place import Place, Reach, RecommendationError
+from optbench.recommend.hyperparameter_transfer import Transferred, extrapolation_factor, transfer
 from optbench.recommend.speedup_transfer import Interval, SpeedupModel
 from optbench.recommend.state_memory import state_bytes_per_param
+from optbench.recommend.target import ExtrapolationFactors, RecommendationError, Target
 from optbench.recommend.tuned_cells import TunedCell
 from optbench.run_axes import RUN_AXES, decay_steps_of, warmup_steps_of
 from optbench.schedule import DecayShape
 from optbench.space import Value, did_you_mean
 from optbench.units import format_count
 
-# Sizes left out test a factor of 2.25 in N, 4 at most (see `recommendation_accuracy`). This is as
+# Sizes left out test a factor of 2.25 in N, 4 at most (see `accuracy`). This is as
 # far again, in ln N, as the factor that all optimizers were tested over.
 MAX_SIZE_FACTOR = 6.0
 MAX_RATIO_FACTOR = 4.0  # in ln r half of the published range
-_ROUNDED = 1.005  # limits are told in three digits; what is told is allowed
+_ROUNDED = 1.005  # limits are printed with three digits; what is printed is allowed
 MAX_WARMUP_SHARE = 0.8  # the longest that won anywhere: 4000 of 5120 steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class RecommendationSource:
     """What a recommendation is learnt from.
 
     Args:
@@ -65,11 +65,11 @@ class Source:
     remarks: tuple[str, ...] = ()
     remarks_from: tuple[tuple[float, str], ...] = ()
 
-    def nearest(self, place: Place) -> Place:
+    def nearest(self, place: Target) -> Target:
         """The place, moved into the sizes and ratios with losses."""
         params = min(max(place.params, self.sizes[0]), self.sizes[1])
         ratio = min(max(place.ratio, self.ratios[0]), self.ratios[1])
-        return Place(params=params, tokens=TOKENS_PER_PARAM * ratio * params)
+        return Target(params=params, tokens=TOKENS_PER_PARAM * ratio * params)
 
     @property
     def optimizers(self) -> tuple[str, ...]:
@@ -118,13 +118,13 @@ class OptimizerRecommendation:
     """One optimizer at a place.
 
     Args:
-        speedup: over the baseline, in tokens; None where the source has no losses to tell.
+        speedup: over the baseline, in tokens; None where the source has no losses.
         loss_difference: loss minus the baseline's after the same tokens, nats.
         state_bytes_per_param: of the hidden matrices; None for an optimizer not known.
         state_bytes: of all of them.
         hyperparameters: in the order of the configuration.
-        reach: of the place outside of this optimizer's own tuned cells.
-        speedup_reach: of the place outside of its own losses.
+        extrapolation: of the place outside of this optimizer's own tuned cells.
+        speedup_extrapolation: of the place outside of its own losses.
         plan: batch and schedule.
         remarks: in sentences.
     """
@@ -135,15 +135,17 @@ class OptimizerRecommendation:
     state_bytes_per_param: float | None
     state_bytes: float | None
     hyperparameters: tuple[Transferred, ...]
-    reach: Reach
-    speedup_reach: Reach
+    extrapolation: ExtrapolationFactors
+    speedup_extrapolation: ExtrapolationFactors
     plan: RunPlan
     remarks: tuple[str, ...]
 
     @property
     def flag(self) -> str:
         """Of both, such as ``hyperparameters extrapolated 2x in size, speed-up interpolated``."""
-        return f"hyperparameters {self.reach.flag}, speed-up {self.speedup_reach.flag}"
+        return (
+            f"hyperparameters {self.extrapolation.flag}, speed-up {self.speedup_extrapolation.flag}"
+        )
 
     @property
     def settings(self) -> dict[str, Value]:
@@ -159,23 +161,23 @@ class Recommendation:
         source: its name.
         baseline: whose speed-up is 1.
         place: that was asked for.
-        reach: of the place outside of all losses of the source.
+        extrapolation: of the place outside of all losses of the source.
         optimizers: in this order.
         remarks: what limits the source, and the order.
     """
 
     source: str
     baseline: str
-    place: Place
-    reach: Reach
+    place: Target
+    extrapolation: ExtrapolationFactors
     optimizers: tuple[OptimizerRecommendation, ...]
     remarks: tuple[str, ...]
 
     @property
     def flag(self) -> str:
         """The farthest of all optimizers, for hyperparameters and for speed-ups."""
-        own = Reach.worst([one.reach for one in self.optimizers])
-        speed = Reach.worst([one.speedup_reach for one in self.optimizers])
+        own = ExtrapolationFactors.worst([one.extrapolation for one in self.optimizers])
+        speed = ExtrapolationFactors.worst([one.speedup_extrapolation for one in self.optimizers])
         if len(self.optimizers) == 1:
             return self.optimizers[0].flag
         return f"hyperparameters at worst {own.flag}, speed-ups at worst {speed.flag}".replace(
@@ -184,7 +186,7 @@ class Recommendation:
 
     @property
     def rivals(self) -> tuple[str, ...]:
-        """Those that the interval of the first does not tell from it."""
+        """Those that the interval of the first does not exclude."""
         first = self.optimizers[0].speedup
         if first is None or first.low is None:
             return ()
@@ -196,8 +198,10 @@ class Recommendation:
         return next((o for o in self.optimizers if o.optimizer == optimizer), None)
 
 
-def recommend(source: Source, place: Place, optimizers: Sequence[str] = ()) -> Recommendation:
-    """What a source says of a place.
+def recommend(
+    source: RecommendationSource, place: Target, optimizers: Sequence[str] = ()
+) -> Recommendation:
+    """The recommendation of a source for a target.
 
     Args:
         source: to learn from.
@@ -210,21 +214,23 @@ def recommend(source: Source, place: Place, optimizers: Sequence[str] = ()) -> R
     for name in optimizers:
         if name not in source.optimizers:
             raise RecommendationError(did_you_mean(name, source.optimizers, what="optimizer"))
-    check_reach(source, place)
+    check_extrapolation(source, place)
     asked = dict.fromkeys(optimizers or source.optimizers)
     found = [_optimizer(source, name, place) for name in asked]
     ordered = Recommendation(
         source=source.name,
         baseline=source.baseline,
         place=place,
-        reach=Reach.of(place, list(zip(source.sizes, source.ratios, strict=True))),
+        extrapolation=ExtrapolationFactors.of(
+            place, list(zip(source.sizes, source.ratios, strict=True))
+        ),
         optimizers=tuple(sorted(found, key=lambda o: -(o.speedup.value if o.speedup else -1.0))),
         remarks=source.remarks,
     )
     return replace(ordered, remarks=(*source.remarks, *_on_order(source, ordered)))
 
 
-def _on_order(source: Source, found: Recommendation) -> list[str]:
+def _on_order(source: RecommendationSource, found: Recommendation) -> list[str]:
     """How sure the order is, where there is one."""
     if len(found.optimizers) < 2:
         return []
@@ -236,13 +242,16 @@ def _on_order(source: Source, found: Recommendation) -> list[str]:
     return [f"{lead} within its interval.", *late]
 
 
-def check_reach(source: Source, place: Place) -> None:
+def check_extrapolation(source: RecommendationSource, place: Target) -> None:
     """Refuse what is too far away.
 
     Raises:
         RecommendationError: with how far it is, and how far is allowed.
     """
-    size, ratio = beyond(place.params, source.sizes), beyond(place.ratio, source.ratios)
+    size, ratio = (
+        extrapolation_factor(place.params, source.sizes),
+        extrapolation_factor(place.ratio, source.ratios),
+    )
     if size > MAX_SIZE_FACTOR * _ROUNDED:
         low, high = source.sizes
         raise RecommendationError(
@@ -267,7 +276,7 @@ def _span(low: float, high: float) -> str:
     return f"{format_count(low)} to {format_count(high)}" if high > low else format_count(low)
 
 
-def _optimizer(source: Source, name: str, place: Place) -> OptimizerRecommendation:
+def _optimizer(source: RecommendationSource, name: str, place: Target) -> OptimizerRecommendation:
     found = transfer(source.cells, name, place.params, place.ratio)
     own = [cell for cell in source.cells if cell.optimizer == name]
     values = {h.axis: h.value for h in found}
@@ -282,8 +291,8 @@ def _optimizer(source: Source, name: str, place: Place) -> OptimizerRecommendati
         state_bytes_per_param=per_param,
         state_bytes=None if per_param is None else per_param * place.params,
         hyperparameters=tuple(_cut_warmup(h, plan) for h in found),
-        reach=Reach.of(place, tuned),
-        speedup_reach=Reach.of(place, source.losses.get(name, tuned)),
+        extrapolation=ExtrapolationFactors.of(place, tuned),
+        speedup_extrapolation=ExtrapolationFactors.of(place, source.losses.get(name, tuned)),
         plan=plan,
         remarks=(*cut, *_remarks(name, own, speedup)),
     )
@@ -311,7 +320,9 @@ def _remarks(name: str, own: Sequence[TunedCell], speedup: Interval | None) -> l
     return remarks
 
 
-def _speed(source: Source, name: str, place: Place) -> tuple[Interval | None, Interval | None]:
+def _speed(
+    source: RecommendationSource, name: str, place: Target
+) -> tuple[Interval | None, Interval | None]:
     if name == source.baseline:
         return Interval(value=1.0, low=1.0, high=1.0), Interval(value=0.0, low=0.0, high=0.0)
     near = source.nearest(place)
@@ -320,7 +331,7 @@ def _speed(source: Source, name: str, place: Place) -> tuple[Interval | None, In
 
 
 def _plan(
-    source: Source, name: str, values: Mapping[str, Value], place: Place
+    source: RecommendationSource, name: str, values: Mapping[str, Value], place: Target
 ) -> tuple[RunPlan, tuple[str, ...]]:
     batch_size = int(values.get("batch_size", 1))
     steps = int(place.tokens // (batch_size * source.seq_len))

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from optbench.analysis.claims.families import ADAMW
-from optbench.analysis.confirmation import Confirmed, read_confirmations
-from optbench.analysis.joint_fit import fit_study
+from optbench.analysis.confirmation import Replicates, read_confirmations
 from optbench.analysis.seed_groups import noise_groups
+from optbench.analysis.study_fit import fit_study
 from optbench.ladder import TOKENS_PER_PARAM
 from optbench.published import PublishedCell, PublishedResults
-from optbench.recommend.place import RecommendationError
-from optbench.recommend.recommendation import Source
+from optbench.recommend.recommendation import RecommendationSource
 from optbench.recommend.speedup_transfer import speedup_model
+from optbench.recommend.target import RecommendationError
 from optbench.recommend.tuned_cells import (
     PUBLISHED_CLIP_SCOPES,
     TunedCell,
@@ -22,8 +22,8 @@ from optbench.recommend.tuned_cells import (
 )
 from optbench.schedule import DecayShape
 from optbench.space import Configuration
+from optbench.statistics.joint_fit import CellLoss, JointFit, fit_joint
 from optbench.statistics.noise import pooled_noise
-from optbench.statistics.shared_fit import CellLoss, SharedFit, fit_shared
 from optbench.store.journal import Journal, read_journal
 from optbench.store.store import RunStore
 
@@ -39,11 +39,11 @@ ORDER_REMARK = (
 
 def published_source(
     results: PublishedResults, variants: Mapping[str, Configuration] | None = None
-) -> Source:
+) -> RecommendationSource:
     """The published results.
 
     They have one seed, so intervals come from the scatter about the joint fit, which contains what
-    the fit's form does not say, such as a dependence of the speed-ups on the ratio.
+    the fit's form does not include, such as a dependence of the speed-ups on the ratio.
 
     Args:
         results: all cells, tuned or not: losses of either count for the speed-ups.
@@ -53,7 +53,7 @@ def published_source(
     shapes: dict[str, DecayShape] = {
         name: "linear" if name in LINEAR_DECAY else "cosine" for name in results.optimizers
     }
-    return Source(
+    return RecommendationSource(
         name="the published results",
         baseline=ADAMW,
         cells=published_tunings(results, variants),
@@ -83,9 +83,9 @@ def _by_optimizer(
 
 def fit_published(
     cells: Sequence[PublishedCell], *, replicates: int = REPLICATES, baseline: str = ADAMW
-) -> SharedFit:
+) -> JointFit:
     """The joint fit by size of published losses."""
-    return fit_shared(
+    return fit_joint(
         [_loss(cell) for cell in cells],
         None,
         baseline=baseline,
@@ -104,7 +104,7 @@ def _loss(cell: PublishedCell) -> CellLoss:
     )
 
 
-def study_source(store: RunStore, name: str) -> Source:
+def study_source(store: RunStore, name: str) -> RecommendationSource:
     """A study's own tunings and confirmations.
 
     Args:
@@ -123,7 +123,7 @@ def study_source(store: RunStore, name: str) -> Source:
     fit = _study_fit(journal, store, confirmed)
     places = [*journal.study.cells]
     configs = [record.run_config for record in store.records.values()]
-    return Source(
+    return RecommendationSource(
         name=name,
         baseline=journal.study.baseline,
         cells=cells,
@@ -144,7 +144,7 @@ def study_source(store: RunStore, name: str) -> Source:
     )
 
 
-def _study_fit(journal: Journal, store: RunStore, confirmed: Sequence[Confirmed]) -> SharedFit:
+def _study_fit(journal: Journal, store: RunStore, confirmed: Sequence[Replicates]) -> JointFit:
     """By size; a fit of one size alone is that of its size."""
     groups = noise_groups(journal, confirmed, store.records)
     noise = pooled_noise([group.losses for group in groups])
@@ -158,7 +158,7 @@ def _study_fit(journal: Journal, store: RunStore, confirmed: Sequence[Confirmed]
     )
 
 
-def _remarks(fit: SharedFit, compared: Sequence[TunedCell]) -> list[str]:
+def _remarks(fit: JointFit, compared: Sequence[TunedCell]) -> list[str]:
     remarks = [*fit.remarks, *([f"No speed-ups: {fit.reason}"] if fit.reason else [])]
     places = {(cell.num_params, cell.ratio): cell for cell in compared}
     if len(places) == 1:

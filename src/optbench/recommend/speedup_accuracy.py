@@ -50,8 +50,8 @@ def hold_out_differences(
     for size in dict.fromkeys(cell.size for cell in results.cells):
         rest = [cell for cell in results.cells if cell.size != size]
         model = speedup_model(fit_published(rest, replicates=replicates))
-        held = [c for c in results.cells if c.size == size and c.optimizer != ADAMW]
-        found.extend(_difference(results, rest, model, cell) for cell in held)
+        held_out = [c for c in results.cells if c.size == size and c.optimizer != ADAMW]
+        found.extend(_difference(results, rest, model, cell) for cell in held_out)
     return tuple(found)
 
 

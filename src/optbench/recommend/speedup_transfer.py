@@ -1,8 +1,8 @@
 """Speed-ups at sizes and budgets that were not measured, from the joint fit of those that were.
 
 Within a family, matrix-based or not, ln e of every optimizer has the same slope in ln N and a level
-of its own, fitted to the speed-ups by size of `shared_fit`. A common slope was closer at sizes left
-out than slopes of their own (see `recommendation_accuracy`). The speed-up is taken to be the same
+of its own, fitted to the speed-ups by size of `joint_fit`. A common slope was closer at sizes left
+out than slopes of their own (see `accuracy`). The speed-up is taken to be the same
 at all ratios, as in the joint fit.
 
 The 95 % interval adds up the error of the level, that of the slope times the distance in ln N, so
@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optbench.analysis.claims.families import kind_of
-from optbench.recommend.tuned_cells import NEGLIGIBLE_FACTOR
+from optbench.recommend.tuned_cells import NEGLIGIBLE_EXTRAPOLATION
 from optbench.statistics.efficiency import Efficiency
-from optbench.statistics.shared_fit import SharedFit, SharedParameters
+from optbench.statistics.joint_fit import JointFit, JointParameters
 
 Floats: TypeAlias = NDArray[np.float64]
 _Z = 1.959964  # of a normal 95 % interval
@@ -52,7 +52,7 @@ class SpeedupTrend:
         centre: ln N.
         slope: of the family; 0 where one size alone was measured.
         level_sd: None if nothing is known of the noise.
-        slope_sd: likewise, and None with one size, which says nothing of other sizes.
+        slope_sd: likewise, and None with one size, which determines nothing at other sizes.
         scatter: of sizes about the line, beyond what their intervals explain.
     """
 
@@ -68,7 +68,7 @@ class SpeedupTrend:
         """The speed-up at a size; ``cell_sd`` of ln e is the scatter of single cells."""
         away = math.log(num_params) - self.centre
         log = self.level + self.slope * away
-        is_there = abs(away) <= math.log(NEGLIGIBLE_FACTOR)
+        is_there = abs(away) <= math.log(NEGLIGIBLE_EXTRAPOLATION)
         if self.level_sd is None or (self.slope_sd is None and not is_there):
             return Interval(value=math.exp(log), low=None, high=None)
         half = _Z * math.hypot(self.level_sd, (self.slope_sd or 0.0) * away, self.scatter, cell_sd)
@@ -87,7 +87,7 @@ class SpeedupModel:
     """
 
     trends: Mapping[str, SpeedupTrend]
-    parameters: SharedParameters | None
+    parameters: JointParameters | None
     cell_sd: float
     reason: str = ""
 
@@ -99,7 +99,7 @@ class SpeedupModel:
         *,
         nearest: tuple[float, float] | None = None,
     ) -> tuple[Interval, Interval] | None:
-        """Speed-up, and loss minus the baseline's in nats; None if the fit says nothing of it.
+        """Speed-up, and loss minus the baseline's in nats; None if the fit does not determine it.
 
         Args:
             optimizer: whose.
@@ -117,7 +117,7 @@ class SpeedupModel:
         return speedup, loss_difference(speedup, self.parameters, num_params, tokens)
 
 
-def speedup_model(fit: SharedFit) -> SpeedupModel:
+def speedup_model(fit: JointFit) -> SpeedupModel:
     """The model of a joint fit; a fit without sizes gives no trends."""
     dof = fit.goodness.dof if fit.goodness else 0
     squares = sum(residual**2 for residual in fit.residuals)
@@ -129,7 +129,7 @@ def speedup_model(fit: SharedFit) -> SpeedupModel:
     )
 
 
-def speedup_trends(fit: SharedFit) -> dict[str, SpeedupTrend]:
+def speedup_trends(fit: JointFit) -> dict[str, SpeedupTrend]:
     """A trend for each optimizer but the baseline; empty without a fit by size."""
     found: dict[str, list[Efficiency]] = {}
     for efficiency in fit.efficiencies:
@@ -180,7 +180,7 @@ def _sd(efficiency: Efficiency) -> float:
 
 
 def _family_trends(
-    members: Mapping[str, Sequence[Efficiency]], fit: SharedFit
+    members: Mapping[str, Sequence[Efficiency]], fit: JointFit
 ) -> dict[str, SpeedupTrend]:
     points = {name: _points(found) for name, found in members.items()}
     has_noise = all(e.low is not None for found in members.values() for e in found)
@@ -203,7 +203,7 @@ def _family_trends(
     }
 
 
-def _slope_sd(fit: SharedFit, members: Mapping[str, Sequence[Efficiency]]) -> float | None:
+def _slope_sd(fit: JointFit, members: Mapping[str, Sequence[Efficiency]]) -> float | None:
     """The median over the family of the standard errors of own slopes."""
     own = [
         (trend.high - trend.low) / (2 * _Z)
@@ -231,7 +231,7 @@ def _excess(points: Mapping[str, _Points], slope: float) -> float:
 
 
 def loss_difference(
-    speedup: Interval, parameters: SharedParameters, num_params: float, tokens: float
+    speedup: Interval, parameters: JointParameters, num_params: float, tokens: float
 ) -> Interval:
     """Loss minus the baseline's after the same tokens, nats per token; negative is better.
 
@@ -251,7 +251,7 @@ def loss_difference(
     )
 
 
-def reducible_loss(parameters: SharedParameters, num_params: float, tokens: float) -> float:
+def reducible_loss(parameters: JointParameters, num_params: float, tokens: float) -> float:
     """B·D^(−b) of the baseline at any size, nats per token."""
     sizes = sorted(parameters.token_coefficients)
     logs = np.log(sizes)

@@ -1,8 +1,8 @@
 """What tunings found, in one form for the published results and for a study of one's own.
 
 Of each tuned cell: the winner, and for every hyperparameter that was searched there its candidates
-and its near-best values. A hyperparameter that was held says nothing about its best value, so it
-has neither.
+and its statistically tied values. A hyperparameter that was fixed shows nothing about its best
+value, so it has neither.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from optbench.analysis.over_scale import searched_axes, tunings_of
+from optbench.analysis.axis_scaling import searched_axes, tunings_of
 from optbench.config import ClipScope
 from optbench.published import PublishedCell, PublishedResults
 from optbench.run_axes import axis_values
@@ -52,7 +52,7 @@ _SET_HERE: Mapping[str, Mapping[str, tuple[Value, str]]] = MappingProxyType(
         }
     }
 )
-NEGLIGIBLE_FACTOR = 1.05  # places that differ by less, in N or r, count as the same
+NEGLIGIBLE_EXTRAPOLATION = 1.05  # places that differ by less, in N or r, count as the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class TunedCell:
         num_params: N, non-embedding parameters.
         ratio: r, the Chinchilla ratio.
         winner: the best configuration.
-        near_best: by searched hyperparameter, its values within the tie threshold, the winner's
+        near_best: by searched hyperparameter, its values within the noise threshold, the winner's
             among them.
         candidates: by searched hyperparameter, what was tried.
         diverged: by searched hyperparameter, the values with which no run ended well.
@@ -85,7 +85,8 @@ class TunedCell:
     def is_at(self, num_params: float, ratio: float) -> bool:
         """Whether it is that place, but for a factor that is negligible."""
         return all(
-            away < math.log(NEGLIGIBLE_FACTOR) + 1e-9 for away in self.distance(num_params, ratio)
+            away < math.log(NEGLIGIBLE_EXTRAPOLATION) + 1e-9
+            for away in self.distance(num_params, ratio)
         )
 
     def distance(self, num_params: float, ratio: float) -> tuple[float, float]:
@@ -98,12 +99,12 @@ def published_tunings(
 ) -> tuple[TunedCell, ...]:
     """The cells that were tuned: those with a grid. Others copy or extrapolate, and show nothing.
 
-    Near-best are the values of the published near-best sets, and those within the tie threshold of
-    the winner in the tuning table.
+    Statistically tied are the values of the published tied sets, and those within the noise
+    threshold of the winner in the tuning table.
 
     Args:
         results: as published.
-        variants: by optimizer, what its constructor must be told to be the published method.
+        variants: by optimizer, arguments that make its constructor the published method.
     """
     given = variants or {}
     return tuple(
@@ -203,7 +204,7 @@ def _values(axis: str, configurations: Sequence[Configuration]) -> tuple[Value, 
 
 def _held(tuning: TuningEntry, records: Mapping[str, RunRecord]) -> Configuration:
     """The settings of the winner's run that are no axis of its search, as axes are named."""
-    # Evaluations may leave out what was fixed, which the incumbent names.
+    # Evaluations may leave out what was fixed, which the current best names.
     won = (e for e in tuning.evaluations if e.configuration.items() <= tuning.incumbent.items())
     wanted = next((e.run_id for e in won if e.run_id in records), None)
     if wanted is None:

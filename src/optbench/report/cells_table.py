@@ -19,7 +19,7 @@ from optbench.report.text import (
 )
 
 MIN_CELLS = 2
-_VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "cannot tell")
+_VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "inconclusive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class CellsTable:
 
 
 def cells_table(summary: StudySummary) -> CellsTable | None:
-    """None for a study that compares in one cell only: its headline table says it all."""
+    """None for a study that compares in one cell only: its headline table is complete."""
     compared = [cell for cell in summary.cells if any(_has_run(row) for row in cell.rows)]
     if len(compared) < MIN_CELLS:
         return None
@@ -102,7 +102,7 @@ def brief_text(row: OptimizerRow | None) -> str:
         return NOTHING if row is None or row.test is not None else place_text(row)
     found = row.tokens
     text = f"{found.bound}{found.value:.2f}{EXTRAPOLATED if found.extrapolated else ''}"
-    return f"({text})" if row.standing == "cannot tell" else text
+    return f"({text})" if row.standing == "inconclusive" else text
 
 
 def markdown_cells_table(summary: StudySummary) -> str:
@@ -118,9 +118,9 @@ def markdown_cells_table(summary: StudySummary) -> str:
 
 
 def claims_line(claims: Sequence[Claim]) -> str:
-    """How often each verdict was given; nothing if no claim could be told."""
+    """How often each verdict was given; nothing if every claim is inconclusive."""
     counts = Counter[Verdict](claim.verdict for claim in claims)
     if not counts["holds"] + counts["does not hold"]:
         return ""
-    said = ", ".join(f"{counts[verdict]} × {verdict}" for verdict in _VERDICTS)
-    return f"Claims of the paper, checked on this study: {said}; see the report."
+    counted = ", ".join(f"{counts[verdict]} × {verdict}" for verdict in _VERDICTS)
+    return f"Claims of the paper, checked on this study: {counted}; see the report."

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from optbench.analysis.axis_scaling import AxisScaling, CurrentFit
 from optbench.analysis.explanation import Explanation
-from optbench.analysis.over_scale import AxisOverScale, LawToday
-from optbench.report.plain_table import plain_table
 from optbench.report.text import NOTHING
+from optbench.report.text_table import text_table
 from optbench.space import Value
 from optbench.statistics.scaling_laws import Prediction
 from optbench.store.journal_entries import AxisPredictionEntry
@@ -40,19 +40,19 @@ def prediction_blocks(explanation: Explanation) -> list[Block]:
             f"{prediction.refused}"
         )
     if rows:
-        blocks.append(plain_table(titles, rows, left=("law", "used")))
+        blocks.append(text_table(titles, rows, left=("law", "used")))
     laws = {law.axis: law for law in explanation.laws}
     notes = [_prediction_notes(axis, laws.get(axis.axis)) for axis in prediction.axes]
     return [*blocks, *(note for of_axis in notes for note in of_axis)]
 
 
-def _prediction_notes(axis: AxisPredictionEntry, law: LawToday | None) -> list[str]:
+def _prediction_notes(axis: AxisPredictionEntry, law: CurrentFit | None) -> list[str]:
     text = f"{axis.axis}: the law is '{axis.form}': {axis.reason}."
     if law is not None:
         text += f" It was fitted to {_by_cell(law.tuned)}.{_check(law, '')}"
     notes = [text]
-    if beyond := _beyond(axis):
-        notes.append(f"{axis.axis}: {beyond}.")
+    if extrapolation := _extrapolation(axis):
+        notes.append(f"{axis.axis}: {extrapolation}.")
     if axis.clamped:
         notes.append(
             f"{axis.axis}: {format_value(axis.value)} lies outside of what the axis allows; "
@@ -61,17 +61,17 @@ def _prediction_notes(axis: AxisPredictionEntry, law: LawToday | None) -> list[s
     return notes
 
 
-def _beyond(found: AxisPredictionEntry | Prediction) -> str:
+def _extrapolation(found: AxisPredictionEntry | Prediction) -> str:
     """How far a law is extrapolated, and the interval that does not trust its form; or nothing."""
     factors = ((found.size_extrapolation, "sizes"), (found.ratio_extrapolation, "data ratios"))
-    beyond = [
+    extrapolation = [
         f"{factor:.3g} times beyond the {what} that were fitted"
         for factor, what in factors
         if factor is not None and factor > 1
     ]
-    if not beyond:
+    if not extrapolation:
         return ""
-    text = f"extrapolated, {' and '.join(beyond)}"
+    text = f"extrapolated, {' and '.join(extrapolation)}"
     if found.outer_low is None:
         return text
     outer = _interval(found.outer_low, found.outer_high)
@@ -94,45 +94,46 @@ def sensitivity_blocks(explanation: Explanation) -> list[Block]:
         for axis in axes
     ]
     return [
-        f"{when}. The values of {explanation.optimizer} that are near-best in each cell "
+        f"{when}. The values of {explanation.optimizer} that are tied with the best in each cell "
         f"({NOTHING} = not searched there):",
-        plain_table(["", *cells], rows, left=cells),
+        text_table(["", *cells], rows, left=cells),
         *_grouped((axis.axis, _verdict(axis)) for axis in axes),
     ]
 
 
-def _verdict(axis: AxisOverScale) -> str:
-    told = [cell for cell, values in axis.near_best.items() if values]
+def _verdict(axis: AxisScaling) -> str:
+    searched = [cell for cell, values in axis.near_best.items() if values]
     if axis.is_stable is None:
-        return f"cannot tell, searched in {told[0] if told else 'no cell'} only."
+        return f"inconclusive, searched in {searched[0] if searched else 'no cell'} only."
     if axis.is_stable:
-        return f"stable, {_values(axis.stable_values)} is near-best in all {len(told)} cells."
+        values = _values(axis.stable_values)
+        return f"stable, {values} is tied with the best in all {len(searched)} cells."
     return (
-        f"sensitive to scale, no value is near-best in all {len(told)} cells; "
+        f"sensitive to scale, no value is tied with the best in all {len(searched)} cells; "
         f"{_values(axis.candidates)} cover them."
     )
 
 
-def _grouped(said: Iterable[tuple[str, str]]) -> list[str]:
-    """Axis and sentence; axes of which the same is said share a line."""
+def _grouped(sentences: Iterable[tuple[str, str]]) -> list[str]:
+    """Axis and sentence; axes with the same sentence share a line."""
     axes: dict[str, list[str]] = {}
-    for axis, sentence in said:
+    for axis, sentence in sentences:
         axes.setdefault(sentence, []).append(axis)
     return [f"{', '.join(names)}: {sentence}" for sentence, names in axes.items()]
 
 
 def law_blocks(explanation: Explanation) -> list[Block]:
-    """The laws through the tunings that there are, and what they say of this cell.
+    """The laws through the tunings that there are, and what they predict in this cell.
 
     Nothing where the study has predicted it: then its own laws count.
     """
     if explanation.prediction is not None:
         return []
-    said = ((law.axis, _law(law, explanation.cell.label)) for law in explanation.laws)
-    return [*_grouped(said)]
+    sentences = ((law.axis, _law(law, explanation.cell.label)) for law in explanation.laws)
+    return [*_grouped(sentences)]
 
 
-def _law(law: LawToday, cell: str) -> str:
+def _law(law: CurrentFit, cell: str) -> str:
     if len(law.tuned) == 1:
         return f"cannot be fitted, {law.reason}."
     found = law.prediction
@@ -140,12 +141,12 @@ def _law(law: LawToday, cell: str) -> str:
     text += f"Here it gives {format_value(found.value)}"
     if found.low is not None:
         text += f", 95 % interval {_interval(found.low, found.high)}"
-    if beyond := _beyond(found):
-        text += f"; {beyond}"
+    if extrapolation := _extrapolation(found):
+        text += f"; {extrapolation}"
     return f"{text}.{_check(law, cell)}"
 
 
-def _check(law: LawToday, cell: str) -> str:
+def _check(law: CurrentFit, cell: str) -> str:
     """How well cells are predicted that the law was not shown."""
     errors = [one.error for one in law.held_out if one.error is not None]
     if not errors:

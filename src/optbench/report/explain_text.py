@@ -7,16 +7,16 @@ import textwrap
 from rich.console import Console
 from rich.text import Text
 
-from optbench.analysis.explanation import Explanation, FreshSeeds, Threshold, Unfinished
-from optbench.analysis.search_path import Leg, Line, NearBest, Search, Step, Tried
+from optbench.analysis.explanation import Explanation, HeldOutSeeds, Threshold, UnfinishedSearch
+from optbench.analysis.search_path import AxisTrials, Leg, NearBest, Search, Step, Tried
 from optbench.report.explain_scale import (
     Block,
     law_blocks,
     prediction_blocks,
     sensitivity_blocks,
 )
-from optbench.report.plain_table import plain_table
 from optbench.report.text import NOTHING, mean_text
+from optbench.report.text_table import text_table
 from optbench.units import format_configuration, format_count, format_signed, format_value
 
 INDENT = "  "
@@ -38,7 +38,7 @@ STANDINGS = {
 
 
 def print_explanation(explanation: Explanation, console: Console) -> None:
-    """All sections in which there is something to say, the answer first."""
+    """All sections that are not empty, the answer first."""
     for title, blocks in explanation_sections(explanation):
         if title:
             console.print(Text(f"\n{title}", style="bold"))
@@ -65,7 +65,7 @@ def explanation_sections(explanation: Explanation) -> list[tuple[str, list[Block
     """
     search = explanation.search
     found: list[tuple[str, list[Block]]] = [("", _answer(explanation))]
-    threshold = ("Tie threshold", _threshold(explanation.threshold))
+    threshold = ("Noise threshold", _threshold(explanation.threshold))
     if search is None:
         found.append(threshold)
     else:
@@ -74,8 +74,8 @@ def explanation_sections(explanation: Explanation) -> list[tuple[str, list[Block
             threshold,
             (_path_title(search), _path(search)),
             ("Certificate", _certificate(search)),
-            ("Near-best configurations", _near_best(search)),
-            ("Edges, refused candidates, diverged runs", _troubles(search)),
+            ("Statistically tied configurations", _near_best(search)),
+            ("At the grid's edge, refused candidates, diverged runs", _troubles(search)),
         ]
     found.append(("Sensitivity to scale", sensitivity_blocks(explanation)))
     found += [
@@ -83,7 +83,7 @@ def explanation_sections(explanation: Explanation) -> list[tuple[str, list[Block
         ("Scaling laws, fitted now to the tunings so far", law_blocks(explanation)),
     ]
     if explanation.confirmation is not None:
-        found.append(("Fresh seeds", _fresh_seeds(explanation.confirmation, search)))
+        found.append(("Held-out seeds", _held_out_seeds(explanation.confirmation, search)))
     return [(title, blocks) for title, blocks in found if blocks]
 
 
@@ -118,15 +118,15 @@ def _how_found(search: Search) -> str:
     return f"{found}, {'certified' if search.certified else 'not certified'}"
 
 
-def _tested(fresh: FreshSeeds | None) -> str:
-    if fresh is None:
-        return "not yet trained on fresh seeds"
-    if fresh.test is None:
-        return "no run on fresh seeds ended with a loss"
-    return f"test loss {mean_text(fresh.test)} on {fresh.test.count} fresh seeds"
+def _tested(held_out: HeldOutSeeds | None) -> str:
+    if held_out is None:
+        return "not yet trained on held-out seeds"
+    if held_out.test is None:
+        return "no run on held-out seeds ended with a loss"
+    return f"test loss {mean_text(held_out.test)} on {held_out.test.count} held-out seeds"
 
 
-def _unfinished(unfinished: Unfinished) -> str:
+def _unfinished(unfinished: UnfinishedSearch) -> str:
     text = (
         f"No answer yet: its search here has not ended. {unfinished.runs} of its runs in this cell "
         f"are in the store; the path is written when the search ends. `optbench run` goes on."
@@ -158,11 +158,11 @@ def _threshold(threshold: Threshold | None) -> list[Block]:
         return []
     blocks: list[Block] = [
         f"τ = {threshold.tau:.4f} nats: a difference of at most τ is a tie, and a tie does not "
-        f"move the search."
+        f"change the current best."
     ]
     entry = threshold.measured
     if entry is None:
-        return [*blocks, "The journal does not say how the noise behind it was measured."]
+        return [*blocks, "The journal has no entry on how the noise behind it was measured."]
     seeds = f" ({', '.join(map(str, threshold.seeds))})" if threshold.seeds else ""
     return [
         *blocks,
@@ -184,9 +184,9 @@ def _how_made(tau: float, paired_sigma: float) -> str:
 def _path_title(search: Search) -> str:
     count = sum(len(leg.steps) for leg in search.legs)
     if not count:
-        return "Path: no move"
+        return "Path: no update"
     ends = f"{_loss(search.start_loss)} → {_loss(search.loss)}"
-    return f"Path: {count} move{'s' if count > 1 else ''}, loss {ends}"
+    return f"Path: {count} update{'s' if count > 1 else ''}, loss {ends}"
 
 
 def _path(search: Search) -> list[Block]:
@@ -198,24 +198,24 @@ def _path(search: Search) -> list[Block]:
 
 
 def _leg(leg: Leg, tau: float) -> list[Block]:
-    axis, held = leg.line.axis, leg.line.held
+    axis, fixed = leg.line.axis, leg.line.fixed
     notes = _notes(leg, tau)
     rows = [_cells(tried, note) for tried, note in zip(leg.line.candidates, notes, strict=True)]
-    where = f" with {format_configuration(held)}" if held else ""
+    where = f" with {format_configuration(fixed)}" if fixed else ""
     return [
         *(_step(axis, step) for step in leg.steps),
         f"Tried along {axis}{where}, compared with {axis} {format_value(leg.steps[0].before)}:",
-        plain_table((axis, *TITLES), rows, left=(axis, "run")),
+        text_table((axis, *TITLES), rows, left=(axis, "run")),
         *_refused(leg.line),
     ]
 
 
 def _notes(leg: Leg, tau: float) -> list[str | None]:
-    """Where the moves went, and what was passed over because it tied with where they ended."""
+    """The updates, and what was passed over because it tied with where they ended."""
     last = leg.steps[-1]
-    moves = {step.after: f"move {number}" for number, step in enumerate(leg.steps, start=1)}
+    moves = {step.after: f"update {number}" for number, step in enumerate(leg.steps, start=1)}
     if len(moves) == 1:
-        moves = dict.fromkeys(moves, "moved here")
+        moves = dict.fromkeys(moves, "update")
     notes: list[str | None] = []
     for tried in leg.line.candidates:
         note = moves.get(tried.value)
@@ -249,7 +249,7 @@ def _certificate(search: Search) -> list[Block]:
         for number, tried in enumerate(line.candidates)
     ]
     refused = [text for line in search.certificate for text in _refused(line)]
-    table = plain_table(("", "value", *TITLES), rows, left=("value", "run"))
+    table = text_table(("", "value", *TITLES), rows, left=("value", "run"))
     return [_verdict(search), table, *refused]
 
 
@@ -283,7 +283,7 @@ def _verdict(search: Search) -> str:
     )
 
 
-def _refused(line: Line) -> list[str]:
+def _refused(line: AxisTrials) -> list[str]:
     return [
         f"{line.axis} {format_value(refused.configuration[line.axis])} was refused: "
         f"{refused.reason}"
@@ -300,8 +300,8 @@ def _near_best(search: Search) -> list[Block]:
     titles = (*axes, "loss", "above lowest", "in τ", "", "run")
     rows = [_member(member, axes, search.tau) for member in search.near_best]
     blocks: list[Block] = [
-        "Within τ of the lowest loss, so the search cannot tell them apart:",
-        plain_table(titles, rows, left=(*axes, "run")),
+        "Within τ of the lowest loss, so the search cannot distinguish them:",
+        text_table(titles, rows, left=(*axes, "run")),
     ]
     if not search.near_best[0].is_incumbent:
         blocks.append(
@@ -324,7 +324,7 @@ def _member(member: NearBest, axes: list[str], tau: float) -> list[str]:
 
 def _troubles(search: Search) -> list[Block]:
     edges = [
-        f"Edge: the winner's {edge.axis} {format_value(edge.value)} is {edge.note}."
+        f"At the grid's edge: the winner's {edge.axis} {format_value(edge.value)} is {edge.note}."
         for edge in search.edges
     ]
     refused = [
@@ -342,8 +342,8 @@ def _troubles(search: Search) -> list[Block]:
     ]
 
 
-def _fresh_seeds(fresh: FreshSeeds, search: Search | None) -> list[Block]:
-    confirmed = fresh.confirmed
+def _held_out_seeds(held_out: HeldOutSeeds, search: Search | None) -> list[Block]:
+    confirmed = held_out.confirmed
     rows = [
         (
             str(seed.seed),
@@ -352,18 +352,18 @@ def _fresh_seeds(fresh: FreshSeeds, search: Search | None) -> list[Block]:
         )
         for seed in confirmed.seeds
     ]
-    table = plain_table(("seed", "test loss", "run"), rows, left=("run",))
+    table = text_table(("seed", "test loss", "run"), rows, left=("run",))
     blocks: list[Block] = [table] if rows else []
     if confirmed.absent:
         blocks.append(f"Not in the store: {', '.join(confirmed.absent)}.")
-    if fresh.test is None:
+    if held_out.test is None:
         return [*blocks, "No mean: no run ended with a loss."]
-    interval = " (95 % interval)" if fresh.test.half_width is not None else ""
-    blocks.append(f"Mean test loss: {mean_text(fresh.test)} nats per token{interval}.")
-    if search is not None and search.loss is not None and fresh.val_mean is not None:
+    interval = " (95 % interval)" if held_out.test.half_width is not None else ""
+    blocks.append(f"Mean test loss: {mean_text(held_out.test)} nats per token{interval}.")
+    if search is not None and search.loss is not None and held_out.val_mean is not None:
         blocks.append(
-            f"Validation loss of the same runs: {fresh.val_mean:.4f} on average. In the search it "
-            f"was {search.loss:.4f}: the best of {search.runs} runs on one seed is not quoted."
+            f"Validation loss of the same runs: {held_out.val_mean:.4f} on average. In the search "
+            f"it was {search.loss:.4f}: the best of {search.runs} runs on one seed is not quoted."
         )
     return blocks
 

@@ -23,7 +23,7 @@ from optbench.report.figures.overview import study_figures
 from optbench.report.figures.palette import Style
 from optbench.report.figures.tuning import tuning_panels
 from optbench.report.page import embed_json, plotly, template, write_page
-from optbench.report.sections import beyond_text, missing_sentences, scale_sections
+from optbench.report.sections import extrapolation_text, missing_sentences, scale_sections
 from optbench.store.journal import read_journal
 from optbench.store.store import RunRecord, RunStore
 
@@ -102,6 +102,6 @@ def _template() -> Template:
             "tuning": text.tuning_text,
             "swatch": _swatch,
             "without_speedup": without_speedup,
-            "beyond": beyond_text,
+            "beyond": extrapolation_text,
         },
     )

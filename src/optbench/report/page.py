@@ -84,7 +84,7 @@ def _write_whole(page: str, path: Path) -> None:
 
 
 def _umask() -> int:
-    """The process's mask; the system tells it only while setting it."""
+    """The process's mask; the system returns it only while setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -9,8 +9,8 @@ from typing import Any
 
 from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
 from optbench.recommend.differences import compare
-from optbench.recommend.place import RecommendationError
 from optbench.recommend.recommendation import OptimizerRecommendation, Recommendation, RunPlan
+from optbench.recommend.target import RecommendationError
 from optbench.run_axes import share_of
 from optbench.space import Value
 from optbench.units import format_count
@@ -23,7 +23,8 @@ def as_dict(own: Recommendation, published: Recommendation | str | None) -> dict
 
     Args:
         own: the first answer.
-        published: to compare with; a text says why there is none, None that none was asked for.
+        published: to compare with; a text is the reason why there is none, None that none was asked
+            for.
     """
     found = _recommendation(own)
     if isinstance(published, str):
@@ -37,11 +38,11 @@ def as_dict(own: Recommendation, published: Recommendation | str | None) -> dict
 def _recommendation(found: Recommendation) -> dict[str, Any]:
     content: dict[str, Any] = _plain(dataclasses.asdict(found))
     content["place"]["ratio"] = found.place.ratio
-    content["reach"]["flag"] = found.reach.flag
+    content["extrapolation"]["flag"] = found.extrapolation.flag
     content["flag"] = found.flag
     for entry, optimizer in zip(content["optimizers"], found.optimizers, strict=True):
-        entry["reach"]["flag"] = optimizer.reach.flag
-        entry["speedup_reach"]["flag"] = optimizer.speedup_reach.flag
+        entry["extrapolation"]["flag"] = optimizer.extrapolation.flag
+        entry["speedup_extrapolation"]["flag"] = optimizer.speedup_extrapolation.flag
         entry["plan"]["batch_tokens"] = optimizer.plan.batch_tokens
         entry["plan"]["warmup_share"] = optimizer.plan.warmup_share
     return content
@@ -167,11 +168,11 @@ _CLIP_SETUP = """\
 roles = model.roles()
 clipped = [p for name, p in model.named_parameters() if roles[name] in CLIPPED_ROLES["{scope}"]]
 """
-_CURVATURE_IMPORT = "from optbench.training.curvature_estimates import give_curvature\n"
+_CURVATURE_IMPORT = "from optbench.training.curvature_estimates import update_curvature\n"
 _CURVATURE_SETUP = "directions = torch.Generator().manual_seed(0)  # of the curvature estimates\n"
 _CURVATURE = """\
     if optimizer.curvature_due():
-        give_curvature(optimizer, model, tokens, directions)
+        update_curvature(optimizer, model, tokens, directions)
 """
 _SCRIPT = '''\
 """{title}

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from optbench.recommend.differences import OptimizerDifference, compare
 from optbench.recommend.hyperparameter_transfer import Transferred
-from optbench.recommend.place import Reach
 from optbench.recommend.recommendation import OptimizerRecommendation, Recommendation
 from optbench.recommend.speedup_transfer import Interval
+from optbench.recommend.target import ExtrapolationFactors
+from optbench.recommend.tuned_cells import NEGLIGIBLE_EXTRAPOLATION
 from optbench.space import Value
 from optbench.units import (
     format_count,
@@ -32,7 +33,7 @@ def print_recommendation(
 
     Args:
         found: to be shown.
-        published: to compare with; a text says why there is none.
+        published: to compare with; a text is the reason why there is none.
         console: to print on, 100 columns at most.
     """
     console.width = min(console.width, WIDTH)
@@ -60,10 +61,12 @@ def print_recommendation(
 def _explanations() -> tuple[str, ...]:
     return (
         "Intervals are 95 %. Memory: optimizer state of the hidden matrices; embedding, head and "
-        "gains come on top.",
-        "Rules: 'tuned here' the winner of this very cell; 'trend' learning rate and batch over N "
-        "and r, exponents shared by all optimizers; 'won most' cells; 'copied' from the nearest "
-        "cell; 'set here' in place of the source's. docs/recommend.md says how good they are.",
+        "norm weights come on top.",
+        "Rules: 'tuned', the winner of this very cell; 'scaling fit', learning rate and batch size "
+        "over N and r with exponents that all optimizers share; 'mode' across cells, the value "
+        "that won most of them; 'nearest cell', its winner; 'set here' in place of the source's. "
+        "Extrapolated 2x in size: twice the largest tuned model, or half the smallest. See "
+        "docs/recommend.md for how good they are.",
     )
 
 
@@ -72,21 +75,23 @@ def _optimizers(found: Recommendation) -> Table:
     table.add_column("optimizer", no_wrap=True)
     table.add_column("speed-up [95 %]", no_wrap=True, justify="right")
     table.add_column(f"loss − {found.baseline} [95 %]", no_wrap=True, justify="right")
-    table.add_column("state", no_wrap=True, justify="right")
-    table.add_column("tuned cells", no_wrap=True)
+    table.add_column("optimizer memory", no_wrap=True, justify="right")
+    table.add_column("extrapolated", no_wrap=True)
     for one in found.optimizers:
         table.add_row(
             one.optimizer,
             _interval(one.speedup, "{:.2f}".format, format_ends),
             _interval(one.loss_difference, _signed, _signed_ends),
             "–" if one.state_bytes is None else f"{one.state_bytes / 1e9:.3g} GB",
-            _short(one.reach),
+            _factors(one.extrapolation),
         )
     return table
 
 
-def _short(reach: Reach) -> str:
-    return reach.flag.replace("extrapolated ", "outside ").replace(" in ", " ")
+def _factors(found: ExtrapolationFactors) -> str:
+    named = ((found.size, "size"), (found.ratio, "ratio"))
+    far = [f"{factor:.3g}x {name}" for factor, name in named if factor > NEGLIGIBLE_EXTRAPOLATION]
+    return ", ".join(far) or "no"
 
 
 def _interval(
@@ -115,10 +120,11 @@ def _hyperparameters(one: OptimizerRecommendation) -> Table:
     table.add_column("value", no_wrap=True, justify="right")
     table.add_column("range", no_wrap=True)
     table.add_column("rule", no_wrap=True)
-    table.add_column("from", no_wrap=True)
+    table.add_column("cells", no_wrap=True, justify="right")
+    table.add_column("extrapolated", no_wrap=True)
     for found in one.hyperparameters:
         if not _is_untouched_word(found):
-            cells = format_value(found.value), _range(found), found.rule, _from(found)
+            cells = format_value(found.value), _range(found), found.rule, *_from(found)
             table.add_row(_name(found.axis, one), *cells)
     plan = one.plan
     table.add_row("= batch in tokens", format_count(plan.batch_tokens), _batch_range(one), "", "")
@@ -153,13 +159,12 @@ def _three(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _from(found: Transferred) -> str:
-    reach = _short(Reach(size=found.size_beyond, ratio=found.ratio_beyond))
-    if found.rule in ("tuned here", "set here"):
-        return ""
-    if found.rule == "copied":
-        return f"nearest cell, {reach.removeprefix('outside ')}"
-    return f"{found.num_cells} cells, {reach}"
+def _from(found: Transferred) -> tuple[str, str]:
+    if found.rule in ("tuned", "set here"):
+        return "", ""
+    far = ExtrapolationFactors(size=found.size_extrapolation, ratio=found.ratio_extrapolation)
+    cells = "" if found.rule == "nearest cell" else str(found.num_cells)
+    return cells, _factors(far)
 
 
 def _batch_range(one: OptimizerRecommendation) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optbench.analysis.scale_story import AxisStory, ScaleStory, read_scale_stories
+from optbench.analysis.scaling_summary import AxisSummary, ScalingSummary, read_scaling_summaries
 from optbench.analysis.summary import StudySummary
 from optbench.report.cells_table import CellsTable, cells_table
 from optbench.report.figures.curves import curves_figure
@@ -23,7 +23,7 @@ from optbench.units import format_value
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FigureSlot:
     """Where a figure is drawn."""
 
     title: str
@@ -32,7 +32,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointRow:
-    """What the joint fit says of an optimizer: a speed-up for each size, and their trend."""
+    """The joint fit of an optimizer: a speed-up for each size, and their trend."""
 
     optimizer: str
     speedups: tuple[Speedup | None, ...]
@@ -49,7 +49,7 @@ class JointTable:
 
 @dataclass(frozen=True, slots=True)
 class BestValues:
-    """The winner's value in a cell, and the other near-best ones."""
+    """The winner's value in a cell, and the other statistically tied ones."""
 
     winner: str
     others: str
@@ -73,10 +73,10 @@ class Story:
         cells: labels of the columns of ``rows``.
     """
 
-    story: ScaleStory
+    story: ScalingSummary
     cells: tuple[str, ...]
     rows: tuple[AxisRow, ...]
-    figures: tuple[Place, ...]
+    figures: tuple[FigureSlot, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +92,8 @@ class ScaleSections:
 
     figures: Mapping[str, Figure]
     table: CellsTable | None
-    over_ratio: tuple[Place, ...]
-    over_size: tuple[Place, ...]
+    over_ratio: tuple[FigureSlot, ...]
+    over_size: tuple[FigureSlot, ...]
     joint: JointTable | None
     stories: tuple[Story, ...]
     sizes: Mapping[str, Style]
@@ -107,7 +107,7 @@ def scale_sections(summary: StudySummary, journal: Journal) -> ScaleSections:
     if (curves := curves_figure(summary))["data"]:
         figures["curves"] = curves
     sizes = assign_sizes(list(dict.fromkeys(cell.size for cell in summary.study.cells)))
-    found = read_scale_stories(journal)
+    found = read_scaling_summaries(journal)
     stories = [_story(f"law-{k}", story, sizes, figures) for k, story in enumerate(found)]
     return ScaleSections(
         figures=figures,
@@ -121,22 +121,26 @@ def scale_sections(summary: StudySummary, journal: Journal) -> ScaleSections:
 
 
 def missing_sentences(summary: StudySummary, table: CellsTable | None) -> list[str]:
-    """What is not there yet, but for what the section on the joint fit says."""
+    """What is not there yet, but for what is in the section on the joint fit."""
     if table is None:
         return list(summary.missing)
-    joint = [sentence for sentence in (summary.shared.reason, *summary.shared.remarks) if sentence]
-    return [line for line in summary.missing if not any(line.endswith(said) for said in joint)]
+    joint = [sentence for sentence in (summary.joint.reason, *summary.joint.remarks) if sentence]
+    return [
+        line for line in summary.missing if not any(line.endswith(sentence) for sentence in joint)
+    ]
 
 
-def _placed(prefix: str, panels: Sequence[Panel], figures: dict[str, Figure]) -> tuple[Place, ...]:
+def _placed(
+    prefix: str, panels: Sequence[Panel], figures: dict[str, Figure]
+) -> tuple[FigureSlot, ...]:
     """Put figures under names of their own."""
-    places = tuple(Place(p.title, f"{prefix}-{k}") for k, p in enumerate(panels))
+    places = tuple(FigureSlot(p.title, f"{prefix}-{k}") for k, p in enumerate(panels))
     figures.update((place.name, p.figure) for place, p in zip(places, panels, strict=True))
     return places
 
 
 def _story(
-    prefix: str, story: ScaleStory, sizes: Mapping[str, Style], figures: dict[str, Figure]
+    prefix: str, story: ScalingSummary, sizes: Mapping[str, Style], figures: dict[str, Figure]
 ) -> Story:
     drawn = [
         Panel(axis.name, figure)
@@ -153,20 +157,20 @@ def _story(
     )
 
 
-def _labels(axes: Sequence[AxisStory]) -> tuple[str, ...]:
+def _labels(axes: Sequence[AxisSummary]) -> tuple[str, ...]:
     """Cells in which any axis was tuned, by size and budget."""
     cells = {tuned.cell.label: tuned.cell for axis in axes for tuned in axis.tuned}
     order = sorted(cells.values(), key=lambda c: (c.num_nonembedding_params, c.num_tokens))
     return tuple(cell.label for cell in order)
 
 
-def _axis_row(axis: AxisStory, cells: Sequence[str]) -> AxisRow:
+def _axis_row(axis: AxisSummary, cells: Sequence[str]) -> AxisRow:
     found = axis.sensitivity
     winners = {tuned.cell.label: tuned.value for tuned in axis.tuned}
     kept = _listed(found.candidates[:1] if found.is_stable else found.candidates)
     return AxisRow(
         axis=axis.name,
-        verdict={True: "stable", False: "sensitive", None: "cannot tell"}[found.is_stable],
+        verdict={True: "stable", False: "sensitive", None: "inconclusive"}[found.is_stable],
         kept=""
         if found.is_stable is None
         else f"{'held at' if found.is_stable else 'covered by'} {kept}",
@@ -184,7 +188,7 @@ def _listed(values: Iterable[Value]) -> str:
     return ", ".join(format_value(value) for value in values)
 
 
-def beyond_text(entry: AxisPredictionEntry) -> str:
+def extrapolation_text(entry: AxisPredictionEntry) -> str:
     """How far the law was extrapolated."""
     factors = ((entry.size_extrapolation, "size"), (entry.ratio_extrapolation, "data ratio"))
     found = [f"{x:.3g} × the {what}" for x, what in factors if x is not None and x > 1]
@@ -192,12 +196,12 @@ def beyond_text(entry: AxisPredictionEntry) -> str:
 
 
 def _joint_table(summary: StudySummary) -> JointTable | None:
-    shared = summary.shared
-    if not shared.efficiencies:
+    joint = summary.joint
+    if not joint.efficiencies:
         return None
-    sizes = sorted({e.params for e in shared.efficiencies}, key=lambda params: params or 0.0)
-    found = {(e.optimizer, e.params): as_speedup(e) for e in shared.efficiencies}
-    trends = {trend.optimizer: trend for trend in shared.trends}
+    sizes = sorted({e.params for e in joint.efficiencies}, key=lambda params: params or 0.0)
+    found = {(e.optimizer, e.params): as_speedup(e) for e in joint.efficiencies}
+    trends = {trend.optimizer: trend for trend in joint.trends}
     return JointTable(
         sizes=tuple(sizes),
         rows=tuple(

@@ -74,7 +74,7 @@ def tuning_text(row: OptimizerRow) -> str:
     kind = entry.certificate
     text = f"{kind}, so not certified" if kind in ("diverged", "nothing tried") else kind
     edges = ", ".join(dict.fromkeys(edge.axis for edge in entry.edges))
-    return f"{text}; at the edge of {edges}" if edges else text
+    return f"{text}; at the grid's edge in {edges}" if edges else text
 
 
 def result_table(summary: StudySummary) -> tuple[list[str], list[list[str]]]:

@@ -25,7 +25,7 @@ def difference_by_seed(
     Args:
         own: loss of each seed.
         other: of what it is compared with.
-        noise: without it nothing is said.
+        noise: without it there is no difference.
     """
     if noise is None or not own or not other:
         return None

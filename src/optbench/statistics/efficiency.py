@@ -37,7 +37,7 @@ class Efficiency:
     high: float | None
     extrapolated: bool
     bound: Bound
-    estimator: Literal["shared"] = "shared"
+    estimator: Literal["joint"] = "joint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ def read_efficiencies(
             optimizer=group.optimizer,
             params=group.params,
             value=at_most if is_bound else value,
-            # a replicate below the floor only says "more than was measured", never "infinitely"
+            # a replicate below the floor only means "more than was measured", never "infinitely"
             low=None if ends is None else float(ends[0] if ends[0] < np.inf else at_most),
             high=None if ends is None else float(ends[1]),
             extrapolated=not any(least <= value <= most for least, most in group.reaches),
@@ -126,7 +126,7 @@ def read_trends(groups: Sequence[Group], logs: Floats, drawn: Floats | None) -> 
         slope = weight * centred / np.sum(weight * centred**2)
         low = high = None
         if drawn is not None:
-            with np.errstate(invalid="ignore"):  # ∞ − ∞ of open-ended draws: says nothing, NaN
+            with np.errstate(invalid="ignore"):  # ∞ − ∞ of open-ended draws: no information, NaN
                 low, high = interval(drawn[:, own] @ slope)
         yield SizeTrend(optimizer=optimizer, value=float(logs[own] @ slope), low=low, high=high)
 
@@ -139,7 +139,7 @@ def _precision(draws: Floats) -> Floats:
 
 
 def interval(draws: Floats) -> tuple[float, float]:
-    """Outward 95 % percentiles; a replicate that says nothing (NaN) counts on both sides."""
+    """Outward 95 % percentiles; a replicate without information (NaN) counts on both sides."""
     nothing = np.isnan(draws)
     low = np.quantile(np.where(nothing, -np.inf, draws), (1 - LEVEL) / 2, method="lower")
     high = np.quantile(np.where(nothing, np.inf, draws), (1 + LEVEL) / 2, method="higher")

@@ -1,9 +1,9 @@
 """How the means over seeds of many cells err, together where they share their seeds.
 
-- *Shared seeds.* The protocol trains all optimizers and all budgets on the same fresh seeds, and a
-  seed moves all of their losses alike (docs/log.md has the correlations). Means over the same three
-  seeds or more err as a multivariate t with n − 1 degrees of freedom and the sample covariance over
-  the seeds: what the seeds have in common cancels.
+- *Shared seeds.* The protocol trains all optimizers and all budgets on the same held-out seeds, and
+  a seed moves all of their losses alike (docs/log.md has the correlations). Means over the same
+  three seeds or more err as a multivariate t with n − 1 degrees of freedom and the sample
+  covariance over the seeds: what the seeds have in common cancels.
 - *Otherwise* (a diverged seed, other seeds) means err independently: σ² ~ s²·ν/χ²_ν around the
   pooled seed variance s², and every mean by σ·z/√n.
 """

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special, stats
 
 LEVEL = 0.95
-Cell = TypeVar("Cell")  # whatever tells the caller's cells apart
+Cell = TypeVar("Cell")  # whatever distinguishes the caller's cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,12 +129,13 @@ class CurveFit:
     Args:
         curve: that was found; None if it is of no use.
         squares: sum of squared residuals of ln g.
-        trouble: why the curve is of no use, in words that follow "no power law:" or "no offset:".
+        failure_reason: why the curve is of no use, in words that follow "no power law:" or "no
+            offset:".
     """
 
     curve: PowerCurve | None
     squares: float
-    trouble: str = ""
+    failure_reason: str = ""
 
 
 def fit_constant(points: LogPoints) -> PowerCurve:
@@ -148,8 +149,8 @@ def fit_power(points: LogPoints) -> CurveFit:
     steepest = max(abs(curve.size_exponent), abs(curve.ratio_exponent))
     if steepest <= MAX_EXPONENT:
         return CurveFit(curve=curve, squares=squares)
-    trouble = f"an exponent of {steepest:.2g} is beyond ±{MAX_EXPONENT:g}"
-    return CurveFit(curve=None, squares=squares, trouble=trouble)
+    failure_reason = f"an exponent of {steepest:.2g} is beyond ±{MAX_EXPONENT:g}"
+    return CurveFit(curve=None, squares=squares, failure_reason=failure_reason)
 
 
 def fit_full(points: LogPoints) -> CurveFit:
@@ -190,10 +191,10 @@ def fit_full(points: LogPoints) -> CurveFit:
     found = best.x + np.array([unit, 0.0, 0.0, 0.0])
     found[3] *= math.exp(unit)
     slopes = jacobian(best.x) / np.array([1.0, 1.0, 1.0, math.exp(unit)])
-    trouble = _trouble(best.x, slopes, highest)
+    failure_reason = _failure_reason(best.x, slopes, highest)
     squares = float(best.fun @ best.fun)
-    curve = None if trouble else _curve(points, PARAMETERS, found, slopes, squares)
-    return CurveFit(curve=curve, squares=squares, trouble=trouble)
+    curve = None if failure_reason else _curve(points, PARAMETERS, found, slopes, squares)
+    return CurveFit(curve=curve, squares=squares, failure_reason=failure_reason)
 
 
 def _start(design: Floats, values: Floats, offset: float) -> Floats:
@@ -202,14 +203,14 @@ def _start(design: Floats, values: Floats, offset: float) -> Floats:
     return np.append(np.linalg.lstsq(design, logs, rcond=None)[0], offset)
 
 
-def _trouble(theta: Floats, slopes: Floats, highest: Floats) -> str:
+def _failure_reason(theta: Floats, slopes: Floats, highest: Floats) -> str:
     if np.any(np.abs(theta[1:3]) >= highest[1:3] * _AT_BOUND):
         return f"with one, the exponents run to ±{MAX_EXPONENT:g}"
     if theta[3] >= highest[3] * _AT_BOUND:
         return "it runs to the mean of the values"
     scale = np.linalg.norm(slopes, axis=0)
     if not scale.all() or np.linalg.cond(slopes / scale) > _MAX_CONDITION:
-        return "with one, the parameters cannot be told apart"
+        return "with one, the parameters cannot be distinguished"
     return ""
 
 

@@ -4,7 +4,7 @@ n is N, the non-embedding parameters, over the smallest N of the fit; r is the C
 form of arXiv 2509.02046). Hyperparameters are searched on geometric grids, so their errors are
 relative, and laws are fitted to ln h. Of the *full* law, the *power* law (β = 0) and the *constant*
 (geometric mean) the first is taken that the cells can carry; where values have no logarithm, the
-*most common* one stands in. Every law says why it has the form it has.
+*most common* one stands in. Every law has the reason for its form.
 """
 
 from __future__ import annotations
@@ -115,8 +115,10 @@ class ScalingLaw:
             high=max(inner, default=None),
             outer_low=min(outer, default=None),
             outer_high=max(outer, default=None),
-            size_extrapolation=_beyond(num_params, [c.num_params for c in self.cells]),
-            ratio_extrapolation=_beyond(ratio, [c.ratio for c in self.cells]),
+            size_extrapolation=_extrapolation_factor(
+                num_params, [c.num_params for c in self.cells]
+            ),
+            ratio_extrapolation=_extrapolation_factor(ratio, [c.ratio for c in self.cells]),
         )
 
     def _points(self, curve: PowerCurve | None, num_params: float, ratio: float) -> list[float]:
@@ -156,7 +158,7 @@ class HeldOut:
 def least_factor(values: Iterable[Value], *, complement: bool) -> float:
     """Least factor between neighbouring numbers, of one minus them for a complement; 1 without any.
 
-    What a tuned value can be told from: the resolution of a grid.
+    The smallest factor between two candidates: the resolution of a grid.
     """
     numbers = sorted(
         1 - value if complement else float(value)
@@ -220,7 +222,7 @@ def hold_out(
     """
     if len(cells) < 2:
         raise ValueError(f"Leaving a cell out needs at least two cells, but got {len(cells)}.")
-    held: list[HeldOut] = []
+    held_out: list[HeldOut] = []
     for i, cell in enumerate(cells):
         rest = [*cells[:i], *cells[i + 1 :]]
         law = fit_scaling_law(rest, complement=complement, at_most=at_most, resolution=resolution)
@@ -228,8 +230,8 @@ def hold_out(
         predicted = _logarithmic(prediction.value, complement=complement)
         actual = _logarithmic(cell.value, complement=complement)
         error = None if predicted is None or actual is None else predicted / actual - 1
-        held.append(HeldOut(cell=cell, form=law.form, prediction=prediction, error=error))
-    return tuple(held)
+        held_out.append(HeldOut(cell=cell, form=law.form, prediction=prediction, error=error))
+    return tuple(held_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +260,12 @@ def _climb(
         return _Outcome("constant", fit_constant(points), reason)
     power = fit_power(points)
     if power.curve is None:
-        return _Outcome("constant", fit_constant(points), f"no power law: {power.trouble}")
+        return _Outcome("constant", fit_constant(points), f"no power law: {power.failure_reason}")
     if reason := _why_no_full(points, power, at_most):
         return _Outcome("power", power.curve, reason)
     full = fit_full(points)
     if full.curve is None:
-        return _Outcome("power", power.curve, f"no offset: {full.trouble}")
+        return _Outcome("power", power.curve, f"no offset: {full.failure_reason}")
     p = _f_test(power, full, full.curve.dof)
     if p < SIGNIFICANCE:
         return _Outcome("full", full.curve, f"an offset improves the fit (F-test, p = {p:.2g})")
@@ -295,7 +297,7 @@ def _why_no_power(points: LogPoints, at_most: Form) -> str:
         cells = "1 cell" if count == 1 else f"{count} cells"
         return f"{cells}; the power law{axes} needs {max(needed, 3)}"
     if np.linalg.matrix_rank(points.design) < len(points.free):
-        return "N and r change together in these cells; their exponents cannot be told apart"
+        return "N and r change together in these cells; their exponents cannot be distinguished"
     if np.ptp(points.values) < _EXACT:
         return f"all {count} cells have the same value"
     return ""
@@ -333,7 +335,7 @@ def _most_common(cells: Sequence[TunedValue]) -> Value:
     return Counter(tidy(cell.value) for cell in by_tokens).most_common(1)[0][0]
 
 
-def _beyond(place: float, fitted: Sequence[float]) -> float:
+def _extrapolation_factor(place: float, fitted: Sequence[float]) -> float:
     return max(place / max(fitted), min(fitted) / place, 1.0)
 
 

@@ -1,8 +1,8 @@
-"""Which hyperparameters are sensitive to scale: the values that stay near-best in every cell.
+"""Which hyperparameters are sensitive to scale: values that are tied with the best everywhere.
 
-The near-best set of a cell holds the configurations within the tie threshold τ of its best loss. A
-hyperparameter is *stable* if one value occurs in the near-best set of every cell. Otherwise it is
-*scale-sensitive*, and the smallest set of values that has one in every near-best set is what later
+The tied set of a cell holds the configurations within the noise threshold τ of its best loss. A
+hyperparameter is *stable* if one value occurs in the tied set of every cell. Otherwise it is
+*scale-sensitive*, and the smallest set of values that has one in every tied set is what later
 phases search (arXiv 2509.02046, phase II).
 
 Many sets can be the smallest. The one chosen has the least loss: each cell's best excess loss with
@@ -37,7 +37,7 @@ class CellEvaluations:
         cell: its label, different for each cell.
         evaluations: configurations and their losses in nats per token; None, NaN or infinite if
             the run diverged.
-        tau: tie threshold of the cell, nats per token.
+        tau: noise threshold of the cell, nats per token.
     """
 
     cell: str
@@ -47,7 +47,7 @@ class CellEvaluations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredValue:
-    """A value of one hyperparameter in a near-best set.
+    """A value of one hyperparameter in a tied set.
 
     Args:
         value: of the hyperparameter.
@@ -60,7 +60,7 @@ class ScoredValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellValues:
-    """The values of one hyperparameter in the near-best set of a cell, increasing."""
+    """The values of one hyperparameter in the tied set of a cell, increasing."""
 
     cell: str
     values: tuple[ScoredValue, ...]
@@ -72,9 +72,10 @@ class AxisSensitivity:
 
     Args:
         axis: its name.
-        near_best: by cell, those left out whose near-best configurations do not name the axis.
+        near_best: by cell, those left out whose statistically tied configurations do not name the
+            axis.
         silent_cells: the cells left out.
-        stable_values: in the near-best set of every cell, the best first; empty if scale-sensitive.
+        stable_values: in the tied set of every cell, the best first; empty if scale-sensitive.
         candidates: what later phases search: the best stable value alone, or else the smallest set
             of values that covers all cells, increasing.
         mean_excess_loss: of the candidates, each cell at the best of them, nats per token.
@@ -89,12 +90,12 @@ class AxisSensitivity:
 
     @property
     def is_stable(self) -> bool:
-        """Whether one value is near-best in every cell."""
+        """Whether one value is tied with the best in every cell."""
         return bool(self.stable_values)
 
 
 def evaluations_of(tuning: TuningEntry) -> CellEvaluations:
-    """What a descent tried, with the tie threshold that it used."""
+    """What a descent tried, with the noise threshold that it used."""
     return CellEvaluations(
         cell=tuning.cell.label,
         evaluations=tuple((e.configuration, e.loss) for e in tuning.evaluations),
@@ -109,7 +110,7 @@ def near_best(cell: CellEvaluations) -> tuple[tuple[Configuration, float], ...]:
         ValueError: no run of the cell ended with a finite loss, or τ is negative or not finite.
     """
     if not (math.isfinite(cell.tau) and cell.tau >= 0):
-        raise ValueError(f"Tie threshold of {cell.cell} must be at least 0, but got {cell.tau}.")
+        raise ValueError(f"Noise threshold of {cell.cell} must be at least 0, but got {cell.tau}.")
     finished = [
         (configuration, loss)
         for configuration, loss in cell.evaluations
@@ -125,15 +126,15 @@ def near_best(cell: CellEvaluations) -> tuple[tuple[Configuration, float], ...]:
 
 
 def find_sensitivity(cells: Sequence[CellEvaluations]) -> tuple[AxisSensitivity, ...]:
-    """Judge every hyperparameter that the near-best configurations name, in order of appearance.
+    """Judge every hyperparameter that tied configurations name, in order of appearance.
 
-    A near-best configuration that does not name an axis says nothing about it, and a cell where
-    none does is not asked to be covered. Numbers that agree in nine significant digits are one
-    value (1e-25 and 9.999999999999999e-26; 128 and 128.0), the first one seen; truth values are
-    not numbers.
+    A statistically tied configuration that does not name an axis has no information on it, and a
+    cell where none does is not asked to be covered. Numbers that agree in nine significant digits
+    are one value (1e-25 and 9.999999999999999e-26; 128 and 128.0), the first one seen; truth values
+    are not numbers.
 
     Raises:
-        ValueError: no cells, a cell given twice, or a cell without a near-best set (see
+        ValueError: no cells, a cell given twice, or a cell without a tied set (see
             `near_best`).
     """
     labels = [cell.cell for cell in cells]
@@ -159,12 +160,12 @@ def _judge(axis: str, sets: Mapping[str, Sequence[tuple[Configuration, float]]])
                 found[key] = min(loss - best, found.get(key, math.inf))
         scores[cell] = found
     silent = tuple(cell for cell, found in scores.items() if not found)
-    told = {cell: found for cell, found in scores.items() if found}
-    covers = _smallest_covers(list(told.values()))
+    scored = {cell: found for cell, found in scores.items() if found}
+    covers = _smallest_covers(list(scored.values()))
     excess, cover = covers[0]
     return AxisSensitivity(
         axis=axis,
-        near_best=tuple(_cell_values(cell, found, spelling) for cell, found in told.items()),
+        near_best=tuple(_cell_values(cell, found, spelling) for cell, found in scored.items()),
         silent_cells=silent,
         stable_values=tuple(spelling[c[0]] for _, c in covers) if len(cover) == 1 else (),
         candidates=tuple(spelling[key] for key in cover),
@@ -186,7 +187,7 @@ def _cell_values(
 def _smallest_covers(cells: Sequence[Mapping[_Key, float]]) -> list[tuple[float, _Cover]]:
     """All covers of the least size with their mean excess loss, the best first.
 
-    Exact search over subsets by size: an axis has some ten values at most, and the near-best sets
+    Exact search over subsets by size: an axis has some ten values at most, and the tied sets
     of neighbouring cells overlap, so covers of more than three values are rare.
     """
     values = sorted(set().union(*cells))

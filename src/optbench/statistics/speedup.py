@@ -2,8 +2,8 @@
 
 The speed-up of optimizer O with mean loss L_O after D tokens is D_baseline(L_O) / D, where
 D_baseline inverts the baseline's loss curve (arXiv 2509.02046). Two estimators of that curve:
-``interpolate`` (see `interpolation`; says nothing outside of the measured budgets) and ``paper``
-(see `scaling`; extrapolates, and says so).
+``interpolate`` (see `interpolation`; gives nothing outside of the measured budgets) and ``paper``
+(see `scaling`; extrapolates, and marks it).
 
 The 95 % interval is a parametric bootstrap of everything that is uncertain: each replicate moves
 every mean loss of the baseline and the optimizer's, fits or interpolates the moved baseline anew,
@@ -12,10 +12,10 @@ losses, so no correction for the curvature of the inverse is needed. Simulated s
 truth check the coverage (``tests/statistics/test_coverage.py``).
 
 A power law with four budgets or more can be seen to be wrong. Where it does not fit the baseline
-and the optimizer by the noise of their means (the test of `shared_fit`), the replicates of
+and the optimizer by the noise of their means (the test of `joint_fit`), the replicates of
 ``paper`` also move every mean by an error of the model: wide rather than wrong.
 
-How the means move, and that what shared seeds have in common cancels, is said in `mean_noise`.
+How the means move, and that what shared seeds have in common cancels, is explained in `mean_noise`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optbench.statistics.interpolation import Bound, MonotoneCurve, invert_interpolations
+from optbench.statistics.joint_fit import CellLoss, fit_joint
 from optbench.statistics.mean_noise import independent_noise, noise_of_means
 from optbench.statistics.noise import LEVEL, SeedNoise
 from optbench.statistics.scaling import LossCurveFit, fit_loss_curve, invert_fits
-from optbench.statistics.shared_fit import CellLoss, fit_shared
 
 Floats: TypeAlias = NDArray[np.float64]
 CurveEstimator: TypeAlias = Literal["interpolate", "paper"]
-Estimator: TypeAlias = Literal["interpolate", "paper", "shared"]
+Estimator: TypeAlias = Literal["interpolate", "paper", "joint"]
 MIN_BUDGETS: dict[CurveEstimator, int] = {"interpolate": 2, "paper": 3}
 MIN_BUDGETS_MISFIT = 4  # a power law goes through any three falling losses
 REPLICATES = 4000
@@ -99,7 +99,7 @@ class Speedup:
         value: the estimate, or the bound on it.
         low: lower end of the 95 % interval; None without a noise estimate.
         high: upper end; infinite where the measured budgets do not bound it.
-        estimator: how the baseline's curve was drawn; ``shared`` by a joint fit of all cells.
+        estimator: how the baseline's curve was drawn; ``joint`` by a joint fit of all cells.
         extrapolated: the curve was used outside of the measured budgets.
         bound: ">" the speed-up is larger than ``value``, "<" smaller, "" an estimate.
     """
@@ -162,7 +162,7 @@ def speedup(
 def _interval(
     draws: Floats, rates: Floats, baseline: BaselineLosses, optimizer: OptimizerLoss
 ) -> tuple[float, float]:
-    """Percentiles of tokens × rates; a replicate beyond the budgets only says that it is beyond.
+    """Percentiles of tokens × rates; a replicate beyond the budgets only counts as beyond.
 
     So an end of the interval that falls among such replicates moves to the end of the budgets where
     that is the cautious side: "more than 2×" must not become "infinitely fast, for certain".
@@ -235,9 +235,9 @@ def _model_moves(
     replicates: int,
     rng: np.random.Generator,
 ) -> Floats | float:
-    """Errors (R, columns) of a power law that does not fit; 0 where it does, or nothing can tell.
+    """Errors (R, columns) of a power law that does not fit; 0 where it does or cannot be tested.
 
-    Independent t's of the size that `shared_fit` finds for a cell, with its degrees of freedom.
+    Independent t's of the size that `joint_fit` finds for a cell, with its degrees of freedom.
     """
     if len(baseline.tokens) < MIN_BUDGETS_MISFIT:
         return 0.0
@@ -254,7 +254,7 @@ def _model_moves(
         for name, tokens, mean, count, by_seed in columns
     ]
     # only the fit itself is of interest here, not its intervals
-    goodness = fit_shared(cells, noise, baseline="baseline", replicates=0).goodness
+    goodness = fit_joint(cells, noise, baseline="baseline", replicates=0).goodness
     if goodness is None or goodness.model_error == 0:
         return 0.0
     errors = independent_noise(goodness.model_error, goodness.dof, (1,) * len(cells))

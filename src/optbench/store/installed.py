@@ -49,7 +49,8 @@ def versions() -> dict[str, str | None]:
 def difference(here: Mapping[str, str | None], there: Mapping[str, str | None]) -> str:
     """In words, how another machine's versions differ; empty if only its commit does, or nothing.
 
-    A commit is told by :func:`other_commit`: a checkout may well move on while a study runs in it.
+    A commit is compared by :func:`other_commit`: a checkout may well move on while a study runs in
+    it.
     """
     differing = [
         f"{name} {there.get(name)} (the driver has {version})"

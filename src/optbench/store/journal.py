@@ -1,7 +1,7 @@
 """The study's journal, typed: what was planned, tuned, predicted, confirmed and when.
 
 The driver of a study appends plain dictionaries (see `store.RunStore.note`); a study that goes on
-says some things twice, and the last entry about the same cell and optimizer is the one that holds.
+has some entries twice, and the last entry about the same cell and optimizer is the one that holds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Journal:
         return self.tunings.get((cell.key, optimizer))
 
     def confirmation(self, cell: CellEntry, optimizer: str) -> ConfirmationEntry | None:
-        """The fresh seeds of an optimizer's winner in a cell."""
+        """The held-out seeds of an optimizer's winner in a cell."""
         return self.confirmations.get((cell.key, optimizer))
 
     def prediction(self, cell: CellEntry, optimizer: str) -> PredictionEntry | None:
@@ -81,7 +81,7 @@ def read_journal(entries: Iterable[Mapping[str, Any]]) -> Journal:
     Kinds that this version does not know are left out.
 
     Raises:
-        StoreError: an entry lacks a field, or nothing says what the study is.
+        StoreError: an entry lacks a field, or no entry names the study.
     """
     found = typed_entries(entries)
     if not found["study"]:

@@ -1,4 +1,4 @@
-"""What a study's journal can say: one dataclass for each kind of entry, and for their parts.
+"""The entries of a study's journal: one dataclass for each kind of entry, and for their parts.
 
 Fields with a default were added later; journals without them are read as before.
 """
@@ -27,7 +27,7 @@ class CellEntry:
 
     @property
     def key(self) -> CellKey:
-        """What tells two cells of one study apart."""
+        """What distinguishes two cells of one study."""
         return self.size, self.ratio
 
     @property
@@ -102,7 +102,7 @@ class PlanEntry:
 
 @dataclass(frozen=True, slots=True)
 class NoiseEntry:
-    """The measurement that set the tie threshold of a cell.
+    """The measurement that set the noise threshold of a cell.
 
     ``sigma`` is the standard deviation of validation losses over seeds, ``paired_sigma`` that of
     the difference to a neighbouring configuration on the same seeds; the threshold is made from it.
@@ -119,7 +119,7 @@ class NoiseEntry:
 
 @dataclass(frozen=True, slots=True)
 class MoveEntry:
-    """A step of the incumbent along one axis; a loss of None diverged."""
+    """A step of the current best along one axis; a loss of None diverged."""
 
     axis: str
     before: Value
@@ -147,7 +147,7 @@ class RejectionEntry:
 
 @dataclass(frozen=True, slots=True)
 class EdgeEntry:
-    """An incumbent on the end of an axis."""
+    """A current best on the end of an axis."""
 
     axis: str
     value: Value
@@ -158,9 +158,9 @@ class EdgeEntry:
 class TuningEntry:
     """A finished coordinate descent of one optimizer in one cell.
 
-    ``phase`` is "I", "II" or "baseline", ``start_from`` says where the start came from, ``fixed``
+    ``phase`` is "I", "II" or "baseline", ``start_from`` is where the start came from, ``fixed``
     are the values that were held; all empty in journals of studies with one tuned cell. ``grid``
-    has the candidates before any axis grew; empty where the journal does not say them.
+    has the candidates before any axis grew; empty where the journal lacks them.
     """
 
     cell: CellEntry
@@ -215,10 +215,10 @@ class TuningEntry:
 
 @dataclass(frozen=True, slots=True)
 class AxisSensitivityEntry:
-    """Whether one value of an axis is near-best in every cell (see `sensitivity`).
+    """Whether one value of an axis is tied with the best in every cell (see `sensitivity`).
 
-    ``candidates`` are the fewest values that cover all cells, ``near_best`` has the near-best
-    values by cell label, ``silent_cells`` the cells that say nothing of the axis.
+    ``candidates`` are the fewest values that cover all cells, ``near_best`` has the statistically
+    tied values by cell label, ``silent_cells`` the cells that were not searched along the axis.
     """
 
     axis: str
@@ -244,7 +244,7 @@ class AxisPredictionEntry:
 
     ``low`` and ``high`` are the prediction interval, ``outer_low`` and ``outer_high`` its cautious
     widening; ``value`` is the law's, ``snapped`` what is trained with. ``complement`` and
-    ``resolution`` are those of `fit_scaling_law`; None in journals that do not say them.
+    ``resolution`` are those of `fit_scaling_law`; None in journals that lack them.
     """
 
     axis: str
@@ -279,7 +279,7 @@ class PredictionEntry:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationEntry:
-    """The winner of a tuning, or a predicted configuration, trained on fresh seeds."""
+    """The winner of a tuning, or a predicted configuration, trained on held-out seeds."""
 
     cell: CellEntry
     optimizer: str

@@ -1,7 +1,7 @@
 """StoreLock: one writer for a store, with its name and its heartbeat in the file ``lock``.
 
 The operating system holds the lock and releases it when its owner dies. Some file systems that
-several machines share do not tell one machine of another's locks; there the heartbeat decides: a
+several machines share do not inform one machine of another's locks; there the heartbeat decides: a
 counter that the owner advances. Nobody's clock is trusted, whoever wants the store watches whether
 the counter moves.
 """
@@ -34,13 +34,13 @@ class StoreLock:
 
     Args:
         path: of the lock file.
-        say: is told when another machine's lock is watched, and when it is taken over.
+        notify: called when another machine's lock is watched, and when it is taken over.
 
     Raises:
         StoreError: another process holds it, or the folder cannot be written to.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, path: Path, notify: Callable[[str], None] = lambda _: None) -> None:
         self._path = path
         self._id = uuid.uuid4().hex
         self._owner = {
@@ -55,7 +55,7 @@ class StoreLock:
         self._stop = threading.Event()
         self._descriptor = _open(path)
         try:
-            self._take(say)
+            self._take(notify)
         except OSError as error:
             os.close(self._descriptor)
             raise not_written(path, error) from error
@@ -65,8 +65,8 @@ class StoreLock:
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
-    def _take(self, say: Callable[[str], None]) -> None:
-        self._refuse_the_living(self._flock(), say)
+    def _take(self, notify: Callable[[str], None]) -> None:
+        self._refuse_the_living(self._flock(), notify)
         os.ftruncate(self._descriptor, 0)
         self._write()
 
@@ -82,14 +82,14 @@ class StoreLock:
             return False
         return True
 
-    def _refuse_the_living(self, told: bool, say: Callable[[str], None]) -> None:
-        """Watch an owner whose death this machine's system would not have told of."""
+    def _refuse_the_living(self, has_locks: bool, notify: Callable[[str], None]) -> None:
+        """Watch an owner whose death this machine's system would not have reported."""
         before = self._content()
         owner = _parsed(before)
         here = {name: self._owner[name] for name in ("host", "boot")}
-        if not owner or (told and here.items() <= owner.items()):
+        if not owner or (has_locks and here.items() <= owner.items()):
             return
-        say(
+        notify(
             f"{self._path.parent} was opened for writing by {_name(owner)} and not closed. "
             f"Watching {WATCH_S:.0f} s for a sign of life."
         )
@@ -100,7 +100,7 @@ class StoreLock:
                 return  # closed just now
             if now != before:
                 raise self._refusal()
-        say("There was none. This optbench takes it over.")
+        notify("There was none. This optbench takes it over.")
 
     def _refusal(self) -> StoreError:
         owner = _parsed(content := self._content())
@@ -195,7 +195,7 @@ def _name(owner: dict[str, Any]) -> str:
 
 
 def _boot() -> str:
-    """What tells apart machines of one name; empty where the system does not say it."""
+    """What distinguishes machines of one name; empty where the system has no such id."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

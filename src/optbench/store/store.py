@@ -3,14 +3,14 @@
 A store is a directory::
 
     runs.jsonl      one RunRecord per line, written once, when the run has ended
-    journal.jsonl   what the study said and decided, in order: plan, sessions, tunings
+    journal.jsonl   what the study announced and decided, in order: plan, sessions, tunings
     study.toml      the study file as it was read
     evaluations.jsonl  scores of runs on downstream tasks, where any were evaluated
     weights         final weights of runs, where any were kept
-    ended           records that the driver has not stored yet (see :mod:`optbench.executors.ended`)
+    ended           records not stored yet by the driver (:mod:`optbench.executors.result_spool`)
     failed          of runs that failed on every attempt, a text file each with the whole error
     checkpoints     of runs that are going on (see :mod:`optbench.checkpoints`)
-    sinks, sinks.log  copies to look at, and their troubles (see :mod:`optbench.export.trackers`)
+    sinks, sinks.log  copies to look at, and their problems (see :mod:`optbench.export.trackers`)
     lock            who is writing, and that it lives (see :mod:`optbench.store.lock`)
 
 A line is appended in one write and flushed to the disk before the run counts as finished. A last
@@ -72,7 +72,7 @@ class RunRecord:
         wall_s: from the start of the run to its end, evaluation included.
         environment: versions, device, threads, code commit and dirty flag.
         error: the traceback of a failed run, or the reason of a divergence.
-        execution: how the run was carried out, which changes no result but by rounding (see
+        execution: how the run was executed, which changes no result but by rounding (see
             :class:`~optbench.execution.Execution`); empty where it was not recorded yet.
     """
 
@@ -190,7 +190,7 @@ def check_folder(directory: Path) -> None:
         raise not_writable(directory, reason if nearest == whole else f"{reason}: {nearest}")
 
 
-def ended_path(store: Path, run_id: str) -> Path:
+def spooled_record(store: Path, run_id: str) -> Path:
     """Where a worker keeps the record of a run until it is stored."""
     return store / "ended" / f"{run_id}.json"
 
@@ -248,11 +248,11 @@ class RunStore:
         return cls(directory, _record_file(runs), read_entries(directory / "journal.jsonl"))
 
     @classmethod
-    def open(cls, directory: Path, say: Callable[[str], None] = lambda _: None) -> RunStore:
+    def open(cls, directory: Path, notify: Callable[[str], None] = lambda _: None) -> RunStore:
         """Create or continue a store as its only writer.
 
         Args:
-            say: is told what a user should know while another machine's lock is watched.
+            notify: called with what a user should know while another machine's lock is watched.
 
         Raises:
             StoreError: another process is writing to it, it cannot be written, or it is damaged.
@@ -264,7 +264,7 @@ class RunStore:
             raise StoreError(
                 f"{directory} cannot be made ({error.strerror}). Choose another --out."
             ) from None
-        lock = StoreLock(directory / "lock", say)
+        lock = StoreLock(directory / "lock", notify)
         runs, journal = directory / RUNS, directory / "journal.jsonl"
         try:
             for path in (runs, journal):
@@ -286,7 +286,7 @@ class RunStore:
         """
         self._write(RUNS, record.to_json().encode())
         self.catch_up()
-        ended_path(self.directory, record.run_id).unlink(missing_ok=True)
+        spooled_record(self.directory, record.run_id).unlink(missing_ok=True)
 
     def catch_up(self) -> None:
         """Count the lines that are there: an interruption may have come behind the writing of one.

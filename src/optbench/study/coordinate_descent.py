@@ -1,15 +1,15 @@
 """Coordinate descent over a grid, as ask and tell: pure, no torch, no clock, no files.
 
-Protocol §2. A neighbour of the incumbent differs from it in one value. The incumbent moves to its
-best neighbour as soon as that is known to be better by more than the tie threshold τ; while none
-is, neighbours are tried in the order of their chance to be (:mod:`optbench.study.search_order`). An
-incumbent on the end of an axis has a further neighbour, one step past the end. When every neighbour
-was tried and none is better by more than τ, the incumbent is a *certified coordinate-wise optimum*.
-An incumbent that diverged is none.
+Protocol §2. A neighbour of the current best differs from it in one value. The current best moves to
+its best neighbour as soon as that is known to be better by more than the noise threshold τ; while
+none is, neighbours are tried in the order of their chance to be
+(:mod:`optbench.study.search_order`). A current best on the end of an axis has a further neighbour,
+one step past the end. When every neighbour was tried and none is better by more than τ, the current
+best is a *certified coordinate-wise optimum*. A current best that diverged is none.
 
 The order of trials saves runs; it does not shorten the list of neighbours that must have been tried
 at the end. What is asked for depends on the losses alone, never on the order in which they arrive,
-so a descent that is built anew and told the same losses is at the same point: that is how a study
+so a descent that is built anew and given the same losses is at the same point: that is how a study
 resumes.
 """
 
@@ -21,19 +21,19 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from optbench.space import Axis, Configuration, SearchSpace, Value
-from optbench.study.search_order import chances, lines_along
+from optbench.study.search_order import improvement_probability, lines_along
 
 Key: TypeAlias = tuple[tuple[str, Value], ...]
 Certificate: TypeAlias = Literal["line", "bracket"]
 
 # A batch is filled until an improvement among its candidates is as likely as not: what is asked for
-# besides the candidate that moves the incumbent is mostly lost.
-BATCH_CHANCE = 0.5
+# besides the candidate that moves the current best is mostly lost.
+BATCH_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A step of the incumbent along one axis."""
+    """A step of the current best along one axis."""
 
     axis: str
     before: Value
@@ -60,7 +60,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """An incumbent that lies on the end of an axis, and why the axis did not grow past it."""
+    """A current best that lies on the end of an axis, and why the axis did not grow past it."""
 
     axis: str
     value: Value
@@ -74,16 +74,16 @@ class CoordinateDescent:
     Args:
         space: the axes; of equally promising ones the first is tried first.
         start: a value for every axis; a value that is not a candidate is added to its axis.
-        tie_threshold: τ in nats; smaller improvements are ties and do not move the incumbent.
+        tie_threshold: τ in nats; smaller improvements are ties and do not move the current best.
         invalid_reason: why a configuration cannot be run, or None.
         max_runs: stop asking once this many distinct configurations were asked for.
         parallel: at most this many configurations are asked for at once. Where a descent goes
             depends on it, so a descent that is resumed needs the same.
         certificate: which neighbours must have been tried. ``"line"``: every candidate of every
-            axis. ``"bracket"``: on axes that grow, only the candidates from the incumbent outwards
-            up to the first on either side that is worse by more than τ; sound where no second
-            valley lies behind it.
-        grow: whether an axis grows by a step past its end where the incumbent lies there.
+            axis. ``"bracket"``: on axes that grow, only the candidates from the current best
+            outwards up to the first on either side that is worse by more than τ; sound where no
+            second valley lies behind it.
+        grow: whether an axis grows by a step past its end where the current best lies there.
         known: evaluations of a neighbouring cell. They influence what is tried first, nothing else;
             those that lack an axis are passed over.
 
@@ -115,7 +115,9 @@ class CoordinateDescent:
 
     def __post_init__(self) -> None:
         if not self.tie_threshold >= 0:
-            raise ValueError(f"The tie threshold must be at least 0, but got {self.tie_threshold}.")
+            raise ValueError(
+                f"The noise threshold must be at least 0, but got {self.tie_threshold}."
+            )
         if self.parallel < 1:
             raise ValueError(f"`parallel` must be at least 1, but got {self.parallel}.")
         if missing := [name for name in self.space if name not in self.start]:
@@ -144,18 +146,18 @@ class CoordinateDescent:
 
     @property
     def incumbent_loss(self) -> float:
-        """Loss of the incumbent; infinite before it is known."""
+        """Loss of the current best; infinite before it is known."""
         evaluation = self._evaluations.get(key(self._incumbent))
         return evaluation.loss if evaluation else math.inf
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """Everything told so far, in the order in which it was asked for."""
+        """Every evaluation so far, in the order in which it was asked for."""
         return [self._evaluations[k] for k in self._asked if k in self._evaluations]
 
     @property
     def edges(self) -> list[Edge]:
-        """Axes whose incumbent is an end of the candidates although a grid grows at its ends."""
+        """Axes whose current best is an end of the candidates although a grid grows at its ends."""
         return [
             Edge(name, value, self._edge_note(axis, value))
             for name, value in self._incumbent.items()
@@ -167,7 +169,7 @@ class CoordinateDescent:
     def ask(self) -> list[Configuration]:
         """The configurations to evaluate next, all of which may run at once; empty at the end.
 
-        Asking again before everything asked for was told returns what is still missing.
+        Asking again before every answer has come returns what is still missing.
         """
         if pending := self._pending():
             return pending
@@ -213,9 +215,11 @@ class CoordinateDescent:
 
     def _request(self, ranked: Sequence[tuple[float, str, Value]]) -> bool:
         """Ask for the first valid ones of ranked neighbours, within the budget; False if none."""
-        batch_chance, count = 0.0, 0
-        for chance, name, value in ranked:
-            if count == self.parallel or (count and batch_chance + chance > BATCH_CHANCE):
+        batch_probability, count = 0.0, 0
+        for probability, name, value in ranked:
+            if count == self.parallel or (
+                count and batch_probability + probability > BATCH_PROBABILITY
+            ):
                 break
             candidate = self._at(name, value)
             if reason := self.invalid_reason(candidate):
@@ -226,8 +230,8 @@ class CoordinateDescent:
                 break
             else:
                 self._asked[key(candidate)] = candidate
-                batch_chance, count = batch_chance + chance, count + 1
-            # Only now: a grid that has grown in vain costs a run at every later incumbent.
+                batch_probability, count = batch_probability + probability, count + 1
+            # Only now: a grid that has grown in vain costs a run at every later current best.
             if value not in self._axes[name].values:
                 self._axes[name] = self._widened(name)
         return count > 0
@@ -238,22 +242,22 @@ class CoordinateDescent:
         Of equally promising ones, the value past an end is the last: it makes later lines longer.
         """
         ranked = [
-            (chance, name, value)
+            (probability, name, value)
             for name in self._axes
             if (untried := self._untried(name))
-            for value, chance in self._chances(name).items()
+            for value, probability in self._improvement_probability(name).items()
             if value in untried
         ]
         return sorted(ranked, key=lambda n: (-n[0], n[2] not in self._axes[n[1]].values))
 
-    def _chances(self, name: str) -> Mapping[Value, float]:
-        told = [(e.configuration, e.loss) for e in self.evaluations]
-        lines = lines_along(name, self._incumbent, told, self._known)
+    def _improvement_probability(self, name: str) -> Mapping[Value, float]:
+        observed = [(e.configuration, e.loss) for e in self.evaluations]
+        lines = lines_along(name, self._incumbent, observed, self._known)
         at, start = self._incumbent[name], self.start[name]
-        return chances(self._widened(name), at, start, lines, self.tie_threshold)
+        return improvement_probability(self._widened(name), at, start, lines, self.tie_threshold)
 
     def _widened(self, name: str) -> Axis:
-        """The axis with the value past its end, if the incumbent lies on one and is finite."""
+        """The axis with the value past its end, if the current best lies on one and is finite."""
         axis = self._axes[name]
         if math.isinf(self.incumbent_loss):
             return axis
@@ -273,7 +277,7 @@ class CoordinateDescent:
         limit = self.incumbent_loss + self.tie_threshold
         for count, value in enumerate(outwards, start=1):
             neighbour = self._at(name, value)
-            # What cannot be run says nothing about what lies beyond it.
+            # What cannot be run shows nothing about what lies beyond it.
             if key(neighbour) not in self._refused and self._loss(neighbour) > limit:
                 return outwards[:count]
         return outwards
@@ -286,7 +290,7 @@ class CoordinateDescent:
         return {**self._incumbent, name: value}
 
     def line(self, name: str) -> list[Configuration]:
-        """Every candidate of an axis with the other values of the incumbent."""
+        """Every candidate of an axis with the other values of the current best."""
         return [self._at(name, value) for value in self._axes[name].values]
 
     def _loss(self, configuration: Configuration) -> float:

@@ -1,13 +1,13 @@
 """Phases: how one optimizer goes through a study, as tasks for a sweep.
 
 1. *Tune* (phase I): a coordinate descent over all axes in every cell of ``phases.tune``, each from
-   the winner of the nearest cell before it; then the winner again on fresh seeds, and only these
+   the winner of the nearest cell before it; then the winner again on held-out seeds, and only these
    runs are quoted.
-2. *Retune* (phase II): the axes whose near-best values differ between the cells of phase I are
-   searched again in the cells of ``phases.retune``, over the fewest values that serve all cells;
-   the others stay at a value that serves them all.
+2. *Retune* (phase II): the axes whose statistically tied values differ between the cells of phase I
+   are searched again in the cells of ``phases.retune``, over the fewest values that serve all
+   cells; the others stay at a value that serves them all.
 3. *Predict* (phase III): for each sensitive axis a law h(N, r) through the tuned cells; in the
-   cells of ``phases.predict`` its predictions are trained on fresh seeds, nothing is tuned.
+   cells of ``phases.predict`` its predictions are trained on held-out seeds, nothing is tuned.
 
 Every decision is a pure function of losses in the store and is written to its journal.
 """
@@ -33,8 +33,8 @@ from optbench.statistics.scaling_laws import (
 )
 from optbench.statistics.sensitivity import AxisSensitivity, CellEvaluations, find_sensitivity
 from optbench.store.store import RunRecord, RunStore
+from optbench.study.config import StudyConfig
 from optbench.study.coordinate_descent import CoordinateDescent, Evaluation, Move
-from optbench.study.study_config import StudyConfig
 from optbench.study.sweep import Task
 
 
@@ -49,7 +49,7 @@ class Tuned:
 
 
 @dataclass(slots=True)
-class Phases:
+class PhaseRunner:
     """One optimizer's way through a study.
 
     Args:
@@ -92,9 +92,9 @@ class Phases:
 
     # Tuning -----------------------------------------------------------------------------------
 
-    def _tune(self, cell: Cell, space: SearchSpace, held: Configuration, *, phase: str) -> Task:
-        """A descent in one cell, then its winner on fresh seeds."""
-        start, start_from = self._start(cell, held)
+    def _tune(self, cell: Cell, space: SearchSpace, fixed: Configuration, *, phase: str) -> Task:
+        """A descent in one cell, then its winner on held-out seeds."""
+        start, start_from = self._start(cell, fixed)
         fixed = {k: v for k, v in start.items() if k not in space}
         neighbour = self._nearest(cell)
         descent = CoordinateDescent(
@@ -119,7 +119,7 @@ class Phases:
             self.tuned.append(Tuned(cell, winner, evaluations, descent.tie_threshold))
         yield from self._confirm(cell, winner)
 
-    def _start(self, cell: Cell, held: Configuration) -> tuple[Configuration, str]:
+    def _start(self, cell: Cell, fixed: Configuration) -> tuple[Configuration, str]:
         """Where a descent starts: the nearest winner if it can be run here, else the study's start.
 
         Every optimizer has the same choice (protocol.md §2.1).
@@ -127,10 +127,10 @@ class Phases:
         search = self.config.optimizers[self.optimizer]
         neighbour = self._nearest(cell)
         if neighbour is not None:
-            start = {**neighbour.winner, **held}
+            start = {**neighbour.winner, **fixed}
             if invalid_reason(self._tuning_run(cell, start)) is None:
                 return start, f"winner in {neighbour.cell.label}"
-        return {**search.start, **held}, "start point"
+        return {**search.start, **fixed}, "start point"
 
     def _nearest(self, cell: Cell) -> Tuned | None:
         """The tuned cell at the least distance in ln N and ln r; of equal ones the first."""
@@ -181,7 +181,7 @@ class Phases:
         )
 
     def _confirm(self, cell: Cell, winner: Configuration) -> Task:
-        """The winner on fresh seeds, the same for all optimizers."""
+        """The winner on held-out seeds, the same for all optimizers."""
         seeds = self.config.protocol.held_out_seeds
         records = yield [self._run(cell, winner, seed) for seed in seeds]
         self.store.note(
@@ -216,7 +216,7 @@ class Phases:
         return found
 
     def _predict(self, cell: Cell, space: SearchSpace, stable: Configuration) -> Task:
-        """Train what the laws of the sensitive axes say, the others at their stable values.
+        """Train what the laws of the sensitive axes predict, the others at their stable values.
 
         Where that cannot be run, the nearest winner is trained instead.
         """

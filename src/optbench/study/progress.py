@@ -105,10 +105,10 @@ class StudyProgress:
         if self._live is None and not from_store:
             self.console.print(self._line(record, config), highlight=False)
 
-    def failed(self, config: RunConfig, error: str, *, given_up: bool) -> None:
+    def failed(self, config: RunConfig, error: str, *, final: bool) -> None:
         """See `SweepObserver`; one line, above the panel if there is one."""
         reason = " ".join(last_lines(error, 1))
-        then = "given up" if given_up else "tried again"
+        then = "abandoned" if final else "tried again"
         self.console.print(
             f"{config.optimizer.name} {self._describe(config)} failed, {then}: {reason}",
             markup=False,
@@ -189,7 +189,7 @@ def describe_configuration(
 
     Args:
         config: the run.
-        axes: names, or the candidates by name, which tell shares that give the same steps apart.
+        axes: names, or the candidates by name, which distinguish shares that give the same steps.
     """
     values = axis_values(config, axes if isinstance(axes, Mapping) else {})
     return " ".join(f"{axis}={format_value(values[axis])}" for axis in axes)

@@ -1,4 +1,4 @@
-"""Which candidate of a search to try first: the chance that it beats the incumbent, per axis.
+"""Which candidate of a search to try first: the chance that it beats the current best, per axis.
 
 A guess that chooses the order of trials and nothing else; no loss is ever replaced by a prediction.
 Along an axis that grows, the loss is believed to be a parabola in steps of the grid, whose
@@ -21,38 +21,38 @@ from typing import Literal, TypeAlias
 
 from optbench.space import Axis, Configuration, Value
 
-Origin: TypeAlias = Literal["here", "earlier", "elsewhere"]
+Origin: TypeAlias = Literal["here", "earlier", "other_cell"]
 Run: TypeAlias = tuple[Configuration, float]
 Held: TypeAlias = tuple[tuple[str, Value], ...]
 Parabola: TypeAlias = tuple[float, float]  # place of the minimum, steepness in nats per step²
 
 # Chosen on synthetic landscapes and published tuning tables (benchmarks/search_runs.py); the number
 # of runs is flat around each of them.
-OFFSETS = tuple(step / 2 for step in range(-8, 9))  # of a minimum from the incumbent, in steps
+OFFSETS = tuple(step / 2 for step in range(-8, 9))  # of a minimum from the current best, in steps
 STEEPNESS = (0.3, 1.0, 3.0, 10.0, 30.0)  # in τ per step²
 START_SPREAD = 3.0  # steps between a start point and the minimum, one standard deviation
 DRIFT = 1.0  # steps between the minima of two neighbouring cells, one standard deviation
 LEAST_SCALE = 1e-3  # nats; stands in for a smaller τ
 NEWEST = 4  # lines of this descent that are looked at
 NOISE = 0.5  # of a difference of two losses, in τ
-CAP = 30.0  # differences beyond this, in τ, say no more than that they are large
+CAP = 30.0  # differences beyond this, in τ, mean no more than that they are large
 # Parabolas are wrong in proportion to the difference they explain, and more so where other values
-# were held. In another cell the size of a difference says next to nothing about its sign here.
-MISFIT: Mapping[Origin, float] = {"here": 0.3, "earlier": 0.3, "elsewhere": 1.0}
-# A run that diverged speaks against all that lies beyond it.
-AFTER_DIVERGENCE: Mapping[Origin, float] = {"here": 0.05, "earlier": 0.3, "elsewhere": 1.0}
+# were held. In another cell the size of a difference is hardly informative of its sign here.
+MISFIT: Mapping[Origin, float] = {"here": 0.3, "earlier": 0.3, "other_cell": 1.0}
+# A run that diverged lowers the odds of all that lies beyond it.
+AFTER_DIVERGENCE: Mapping[Origin, float] = {"here": 0.05, "earlier": 0.3, "other_cell": 1.0}
 UNKNOWN_CHOICE = 0.2
 DIVERGED_CHOICE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class AxisLosses:
     """Losses along one axis with the other values held.
 
     Args:
         losses: value on the axis → loss in nats, infinite if the run diverged.
-        origin: held are the incumbent's values, those of an earlier incumbent, or the runs are of
-            another cell.
+        origin: held are the current best's values, those of an earlier current best, or the runs
+            are of another cell.
     """
 
     losses: Mapping[Value, float]
@@ -60,29 +60,29 @@ class Line:
 
 
 def lines_along(
-    name: str, incumbent: Configuration, told: Iterable[Run], known: Iterable[Run]
-) -> list[Line]:
+    name: str, incumbent: Configuration, observed: Iterable[Run], known: Iterable[Run]
+) -> list[AxisLosses]:
     """Everything known along an axis, oldest first, one line per choice of the other values.
 
     Args:
         name: the axis.
-        incumbent: tells whether a line runs through it.
-        told: configurations of this descent and their losses, as they were asked for.
+        incumbent: whether a line runs through it decides its origin.
+        observed: configurations of this descent and their losses, as they were asked for.
         known: those of a neighbouring cell.
     """
-    here = _held(incumbent, name)
+    here = _fixed_values(incumbent, name)
     groups: dict[tuple[Origin, Held], dict[Value, float]] = {}
     for configuration, loss in known:
-        line = groups.setdefault(("elsewhere", _held(configuration, name)), {})
+        line = groups.setdefault(("other_cell", _fixed_values(configuration, name)), {})
         line[configuration[name]] = loss
-    for configuration, loss in told:
-        held = _held(configuration, name)
-        line = groups.setdefault(("here" if held == here else "earlier", held), {})
+    for configuration, loss in observed:
+        fixed = _fixed_values(configuration, name)
+        line = groups.setdefault(("here" if fixed == here else "earlier", fixed), {})
         line[configuration[name]] = loss
-    return [Line(losses, origin) for (origin, _), losses in groups.items() if len(losses) > 1]
+    return [AxisLosses(losses, origin) for (origin, _), losses in groups.items() if len(losses) > 1]
 
 
-def _held(configuration: Configuration, name: str) -> Held:
+def _fixed_values(configuration: Configuration, name: str) -> Held:
     return tuple(sorted(item for item in configuration.items() if item[0] != name))
 
 
@@ -96,14 +96,14 @@ class _Difference:
     spread: float
 
 
-def chances(
-    axis: Axis, at: Value, start: Value, lines: Sequence[Line], tie_threshold: float
+def improvement_probability(
+    axis: Axis, at: Value, start: Value, lines: Sequence[AxisLosses], tie_threshold: float
 ) -> dict[Value, float]:
-    """Chance of every other candidate of an axis to be better than the incumbent by more than τ.
+    """Chance of every other candidate of an axis to be better than the current best by more than τ.
 
     Args:
         axis: the candidates, ``at`` and ``start`` among them.
-        at: the incumbent's value.
+        at: the current best's value.
         start: where the descent began.
         lines: what was measured along the axis, oldest first.
         tie_threshold: τ in nats.
@@ -114,14 +114,16 @@ def chances(
     scale = max(tie_threshold, LEAST_SCALE)
     others = [value for value in axis.values if value != at]
     if axis.growth == "fixed":
-        found = {value: _chance_of_choice(value, at, lines, scale) for value in others}
+        found = {value: _probability_of_choice(value, at, lines, scale) for value in others}
     else:
-        found = _chances_on_parabolas(axis, at, start, lines, scale)
+        found = _probability_on_parabolas(axis, at, start, lines, scale)
     return {value: round(found[value], 6) for value in others}
 
 
-def _chance_of_choice(value: Value, at: Value, lines: Sequence[Line], scale: float) -> float:
-    """By what the choice did at the latest incumbent that had both it and the present one."""
+def _probability_of_choice(
+    value: Value, at: Value, lines: Sequence[AxisLosses], scale: float
+) -> float:
+    """By what the choice did at the latest current best that had both it and the present one."""
     both = [
         line.losses
         for line in lines
@@ -136,8 +138,8 @@ def _chance_of_choice(value: Value, at: Value, lines: Sequence[Line], scale: flo
     return _below(-scale, difference, spread)
 
 
-def _chances_on_parabolas(
-    axis: Axis, at: Value, start: Value, lines: Sequence[Line], scale: float
+def _probability_on_parabolas(
+    axis: Axis, at: Value, start: Value, lines: Sequence[AxisLosses], scale: float
 ) -> dict[Value, float]:
     places = {value: place for place, value in enumerate(axis.values)}
     here = places[at]
@@ -145,17 +147,17 @@ def _chances_on_parabolas(
     total = sum(belief.values())
     found: dict[Value, float] = {}
     for value, place in places.items():
-        chance = 0.0
+        probability = 0.0
         for (minimum, steepness), weight in belief.items():
             difference = steepness * (place - here) * (place + here - 2 * minimum)
             spread = math.hypot(NOISE * scale, MISFIT["here"] * difference)
-            chance += weight * _below(-scale, difference, spread)
-        found[value] = chance / total * _after_divergence(places, here, place, lines)
+            probability += weight * _below(-scale, difference, spread)
+        found[value] = probability / total * _after_divergence(places, here, place, lines)
     return found
 
 
 def _belief(
-    places: Mapping[Value, int], here: int, start: int, lines: Sequence[Line], scale: float
+    places: Mapping[Value, int], here: int, start: int, lines: Sequence[AxisLosses], scale: float
 ) -> dict[Parabola, float]:
     """Weights of the parabolas after all lines; those of another cell count before its drift."""
     belief = {
@@ -164,17 +166,17 @@ def _belief(
         )
         for offset, steepness in product(OFFSETS, STEEPNESS)
     }
-    foreign = _differences(places, start, [x for x in lines if x.origin == "elsewhere"], scale)
+    foreign = _differences(places, start, [x for x in lines if x.origin == "other_cell"], scale)
     if foreign:
         belief = _drifted(_reweighed(belief, foreign, scale))
-    own = [line for line in lines if line.origin != "elsewhere"][-NEWEST:]
+    own = [line for line in lines if line.origin != "other_cell"][-NEWEST:]
     return _reweighed(belief, _differences(places, here, own, scale), scale)
 
 
 def _differences(
-    places: Mapping[Value, int], centre: int, lines: Sequence[Line], scale: float
+    places: Mapping[Value, int], centre: int, lines: Sequence[AxisLosses], scale: float
 ) -> list[_Difference]:
-    """What each line says: its finite losses less the one that lies nearest to the centre."""
+    """Of each line: its finite losses less the one that lies nearest to the centre."""
     found: list[_Difference] = []
     for line in lines:
         finite = {
@@ -221,9 +223,9 @@ def _drifted(belief: Mapping[Parabola, float]) -> dict[Parabola, float]:
 
 
 def _after_divergence(
-    places: Mapping[Value, int], here: int, place: int, lines: Sequence[Line]
+    places: Mapping[Value, int], here: int, place: int, lines: Sequence[AxisLosses]
 ) -> float:
-    """Factor for a place at or beyond one that diverged, seen from the incumbent."""
+    """Factor for a place at or beyond one that diverged, seen from the current best."""
     factor = 1.0
     for line in lines:
         for value, loss in line.losses.items():

@@ -17,9 +17,9 @@ from optbench.ladder import SIZES, Cell
 from optbench.optimizers import OPTIMIZERS
 from optbench.run_axes import RUN_AXES
 from optbench.space import Value, did_you_mean
-from optbench.study.study_config import StudyConfig, run_problems, run_setting_problems
-from optbench.study.study_file import MAX_RATIO, find_study, read_study
-from optbench.study.study_tables import hyperparameter_table, some_run_settings, start_table
+from optbench.study.config import StudyConfig, run_problems, run_setting_problems
+from optbench.study.file import MAX_RATIO, find_study, read_study
+from optbench.study.tables import hyperparameter_table, some_run_settings, start_table
 from optbench.tables import located, table_problems
 
 # Settings of a single run besides its axes; a small corpus has less held-out text than nano.

@@ -1,7 +1,7 @@
 """Study: from a study file to tuned, confirmed results, as tasks for a sweep.
 
 First the noise is measured, unless the study has one seed: the untuned baseline and a neighbour of
-it on several seeds give σ and the tie threshold τ. Then every optimizer goes its way through the
+it on several seeds give σ and the noise threshold τ. Then every optimizer goes its way through the
 phases (:mod:`optbench.study.phases`), all of them at once; they share nothing but the noise and the
 workers.
 
@@ -22,10 +22,10 @@ from optbench.ladder import Cell
 from optbench.space import Configuration
 from optbench.store.journal import typed_entries
 from optbench.store.store import RunStore, StoreError
+from optbench.study.config import OptimizerStudy, StudyConfig
 from optbench.study.coordinate_descent import with_candidate
-from optbench.study.phases import Phases
-from optbench.study.study_config import OptimizerStudy, StudyConfig
-from optbench.study.study_digest import is_same_study
+from optbench.study.digest import is_same_study
+from optbench.study.phases import PhaseRunner
 from optbench.study.sweep import Sweep, Task
 
 STUDY_FILE = "study.toml"
@@ -49,7 +49,7 @@ class Study:
     store: RunStore
     fingerprint: str
 
-    def carry_out(self, sweep: Sweep) -> None:
+    def run(self, sweep: Sweep) -> None:
         """Run all phases; returns when the last run is stored.
 
         Raises:
@@ -57,9 +57,11 @@ class Study:
             StudyError: the noise runs diverged, so nothing can be judged.
         """
         if self.config.protocol.noise_seeds > 1:
-            sweep.carry_out([self._noise_task(cell) for cell in self.config.phases.noise])
-        ways = [Phases(self.config, self.store, self.fingerprint, name) for name in self._order()]
-        sweep.carry_out([way.task() for way in ways])
+            sweep.run([self._noise_task(cell) for cell in self.config.phases.noise])
+        ways = [
+            PhaseRunner(self.config, self.store, self.fingerprint, name) for name in self._order()
+        ]
+        sweep.run([way.task() for way in ways])
 
     def _order(self) -> list[str]:
         """The baseline first: it has the longest chain of runs."""
@@ -94,20 +96,20 @@ class Study:
         }
         typed_entries(self.store.journal)  # refuses what cannot be read before it is gone on with
         kept = self.store.directory / STUDY_FILE
-        kept_text = read_user_text(kept) if kept.exists() else None
+        kept_weights_message = read_user_text(kept) if kept.exists() else None
         for entry in self.store.journal:
             if entry["kind"] == "study":
-                self._check_owner(entry, kept_text)
+                self._check_owner(entry, kept_weights_message)
         self._check_defaults()
         self.store.note("study", **facts)
-        if kept_text is None:
+        if kept_weights_message is None:
             self.store.keep_text(STUDY_FILE, study.text)
 
-    def _check_owner(self, entry: Mapping[str, Any], kept_text: str | None) -> None:
+    def _check_owner(self, entry: Mapping[str, Any], kept_weights_message: str | None) -> None:
         """Refuse the store of another study; a digest by an earlier rule is read by that rule."""
         study = self.config
         digest, fingerprint = str(entry.get("digest")), entry.get("fingerprint")
-        same = is_same_study(digest, kept_text, study.text, smoke=study.smoke)
+        same = is_same_study(digest, kept_weights_message, study.text, smoke=study.smoke)
         if same and fingerprint == self.fingerprint:
             return
         where, smoke = self.store.directory, " --smoke" if entry.get("smoke") else ""
@@ -117,7 +119,7 @@ class Study:
             else f"corpus ({fingerprint}, now {self.fingerprint})"
         )
         go_on = ""
-        if not same and kept_text is not None:
+        if not same and kept_weights_message is not None:
             again = f"optbench run {where / STUDY_FILE}{smoke} --out {where}"
             go_on = f" `{again}` goes on with that one."
         raise StoreError(

@@ -1,4 +1,4 @@
-"""Sweep: carries out tasks that ask for runs and are told their records, many at once.
+"""Sweep: runs tasks that ask for runs and get their records, many at once.
 
 A task is a generator: it yields a list of configurations and is sent their records, in the same
 order, when all of them have ended. What is in the store already is not trained again, so a sweep
@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, TypeAlias, TypeVar
 
 from optbench.config import RunConfig, UserError
-from optbench.executors.failures import Failure, describe, note_failure
+from optbench.executors.failures import RunFailure, describe, note_failure
 from optbench.executors.processes import Executor
 from optbench.store.record_file import Totals
 from optbench.store.store import RunRecord, RunStore
@@ -43,7 +43,7 @@ class BudgetSpentError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a study may spend in all its sittings together; None = no limit."""
+    """What a study may spend in all its sessions together; None = no limit."""
 
     runs: int | None = None
     tokens: float | None = None
@@ -62,7 +62,7 @@ class Budget:
 
 
 class SweepObserver(Protocol):
-    """Is told what happens, to show progress."""
+    """Called with what happens, to show progress."""
 
     def queued(self, configs: Sequence[RunConfig]) -> None:
         """Configurations that were not asked for before; some may be in the store."""
@@ -72,8 +72,8 @@ class SweepObserver(Protocol):
         """A run that was asked for has its record."""
         ...
 
-    def failed(self, config: RunConfig, error: str, *, given_up: bool) -> None:
-        """A run failed with this traceback; unless it is given up, it is tried again."""
+    def failed(self, config: RunConfig, error: str, *, final: bool) -> None:
+        """A run failed with this traceback; unless it is abandoned, it is tried again."""
         ...
 
     def tick(self) -> None:
@@ -89,7 +89,7 @@ class _Request:
         run_ids: in the order of the request, one for each configuration; None before the task has
             asked for anything.
         missing: distinct runs that have not ended.
-        doomed: one of them was given up, so the task cannot go on.
+        doomed: one of them was abandoned, so the task cannot go on.
     """
 
     task: Task
@@ -131,12 +131,12 @@ class Sweep:
     _waiting: dict[str, list[_Request]] = field(default_factory=dict)
     _ready: deque[_Request] = field(default_factory=deque)
     _announced: set[str] = field(default_factory=set)
-    _failures: dict[str, Failure] = field(default_factory=dict)
+    _failures: dict[str, RunFailure] = field(default_factory=dict)
 
-    def carry_out(self, tasks: Sequence[Task]) -> None:
+    def run(self, tasks: Sequence[Task]) -> None:
         """Run every task to its end; their runs share the executor's workers.
 
-        A run that fails on every attempt, or that the executor gives up, ends the tasks that wait
+        A run that fails on every attempt, or that the executor abandons, ends the tasks that wait
         for it and no other. Whatever ends the sweep early, a run that had ended by then is stored
         first.
 
@@ -225,7 +225,7 @@ class Sweep:
 
     def _collect(self) -> None:
         """Store what has ended; wait a moment if nothing has."""
-        assert self._running, "a task waits for a run that nobody carries out"
+        assert self._running, "a task waits for a run that nobody executes"
         with contextlib.suppress(Empty):
             self._settle(self._ended.get(timeout=POLL_S))
         self._settle_ended()
@@ -246,7 +246,7 @@ class Sweep:
         if (error := future.exception()) is not None:
             self._forget(future)
             reason = "".join(traceback.format_exception(error))
-            self._give_up(attempt, "could not be carried out", reason)
+            self._fail(attempt, "could not be executed", reason)
             return
         record = future.result()
         self._keep(attempt, record)
@@ -255,10 +255,10 @@ class Sweep:
             self.observer.finished(record, from_store=False)
             self._answer(attempt.run_id)
         elif attempt.number < MAX_ATTEMPTS:
-            self.observer.failed(attempt.config, record.error, given_up=False)
+            self.observer.failed(attempt.config, record.error, final=False)
             self._submit(_Attempt(attempt.run_id, attempt.config, attempt.number + 1))
         else:
-            self._give_up(attempt, f"failed {MAX_ATTEMPTS} times", record.error)
+            self._fail(attempt, f"failed {MAX_ATTEMPTS} times", record.error)
 
     def _keep(self, attempt: _Attempt, record: RunRecord) -> None:
         assert record.run_id == attempt.run_id, "a job answered for another run"
@@ -270,16 +270,16 @@ class Sweep:
         self._in_flight.discard(self._running.pop(future).run_id)
 
     def _answer(self, run_id: str, *, doomed: bool = False) -> None:
-        """Tell the requests that wait for a run that it has ended."""
+        """Count a run that has ended in the requests that wait for it."""
         for request in self._waiting.pop(run_id, ()):
             request.missing -= 1
             request.doomed = request.doomed or doomed
             if request.missing == 0:
                 self._ready.append(request)
 
-    def _give_up(self, attempt: _Attempt, what: str, error: str) -> None:
+    def _fail(self, attempt: _Attempt, what: str, error: str) -> None:
         self._failures[attempt.run_id] = note_failure(self.store, attempt.config, what, error)
-        self.observer.failed(attempt.config, error, given_up=True)
+        self.observer.failed(attempt.config, error, final=True)
         self._answer(attempt.run_id, doomed=True)
 
     # Ends -------------------------------------------------------------------------------------

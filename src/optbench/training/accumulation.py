@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from optbench.optimizers import CurvatureOptimizer
-from optbench.training.curvature_estimates import leave_estimate
-from optbench.training.distributed.ranks import ALONE, Ranks
+from optbench.training.curvature_estimates import accumulate_estimate
+from optbench.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from optbench.training.micro_batches import Batch
 from optbench.training.model import Llama
 
@@ -45,7 +45,9 @@ class Accumulation:
         ranks: among whom batches are shared out.
     """
 
-    def __init__(self, model: Llama, size: int | None = None, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, model: Llama, size: int | None = None, ranks: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         self.size = size
         self.ranks = ranks
         self._model = model
@@ -53,7 +55,7 @@ class Accumulation:
         self._summed = None if ranks.size == 1 else _summed(model, ranks)
         self._has_last_buckets = False
 
-    def leave_gradients(self, batch: Batch) -> Tensor:
+    def accumulate_gradients(self, batch: Batch) -> Tensor:
         """Put the gradient of the mean loss into the parameters.
 
         Args:
@@ -90,7 +92,7 @@ class Accumulation:
             losses.append(loss.detach() / ranks)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def give_curvature(
+    def update_curvature(
         self, optimizer: CurvatureOptimizer, batch: Batch, *, noise_seed: int
     ) -> None:
         """Estimate the curvature on a batch for an optimizer that is due one.
@@ -104,7 +106,7 @@ class Accumulation:
         """
 
         def leave() -> None:
-            leave_estimate(
+            accumulate_estimate(
                 optimizer.curvature_source,
                 self._model,
                 batch,
@@ -155,7 +157,7 @@ class _Loss(torch.nn.Module):
         return self.model.loss(tokens, doc_ids)
 
 
-def _summed(model: Llama, ranks: Ranks) -> DistributedDataParallel:
+def _summed(model: Llama, ranks: ProcessGroup) -> DistributedDataParallel:
     return DistributedDataParallel(
         _Loss(model),
         device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
@@ -167,6 +169,6 @@ def _summed(model: Llama, ranks: Ranks) -> DistributedDataParallel:
 def _does_not_fit(batch: Batch) -> str:
     length = batch.predictions // len(batch.tokens)
     return (
-        f"A single sequence of {length} tokens does not fit. Recompute activations "
-        f"(--checkpointing), or take a larger device."
+        f"A single sequence of {length} tokens does not fit. Checkpoint activations "
+        f"(--activation-checkpointing), or take a larger device."
     )

@@ -120,7 +120,7 @@ class TimedTraining:
     def step(self) -> StepTimes:
         """One training step, forward to update."""
         started = time.perf_counter()
-        self._accumulation.leave_gradients(self._batch)
+        self._accumulation.accumulate_gradients(self._batch)
         if self.config.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self._clipped, self.config.clip_norm)
         _synchronize(self._device)

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-# No probability below exp(−60) ≈ 9e-27 is told from that: results below float32's normal range make
-# the exponential and the products after it 20 times slower on a CPU, and weigh nothing.
+# No probability below exp(−60) ≈ 9e-27 is distinguished from that: results below float32's normal
+# range make the exponential and the products after it 20 times slower on a CPU, and weigh nothing.
 LEAST_LOG_PROB = -60.0
 CHUNK = 256  # positions; 256 · 1,024 float32 logits are 1 MB and stay in a core's own cache
 # An accelerator reads and writes the head's float32 gradient once per chunk, which at 256 positions

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from optbench.optimizers import CurvatureOptimizer, CurvatureSource
-from optbench.training.distributed.ranks import ALONE, Ranks
-from optbench.training.label_noise import LabelNoise
+from optbench.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from optbench.training.label_sampler import LabelSampler
 from optbench.training.micro_batches import Batch
 from optbench.training.model import Llama
 
 
-def give_curvature(
+def update_curvature(
     optimizer: CurvatureOptimizer,
     model: Llama,
     tokens: Tensor,
@@ -24,7 +24,7 @@ def give_curvature(
     """Estimate the curvature on a batch, let the optimizer take it in, and clear the gradients.
 
     Args:
-        optimizer: one whose estimate is due; its source says which estimate it wants.
+        optimizer: one whose estimate is due; its source names the estimate it needs.
         model: its gradients are empty before and after.
         tokens: (B, S + 1).
         generator: of the sampled labels or of the random direction, on the device of the tokens.
@@ -32,18 +32,18 @@ def give_curvature(
         micro_batch_size: sequences at a time; None is all of them. The estimate is of the batch.
     """
     batch = Batch(tokens, doc_ids)
-    leave_estimate(optimizer.curvature_source, model, batch, generator, micro_batch_size)
+    accumulate_estimate(optimizer.curvature_source, model, batch, generator, micro_batch_size)
     optimizer.update_curvature(batch_tokens=batch.predictions)
     optimizer.zero_grad(set_to_none=True)
 
 
-def leave_estimate(
+def accumulate_estimate(
     source: CurvatureSource,
     model: Llama,
     batch: Batch,
     generator: torch.Generator,
     micro_batch_size: int | None = None,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Put the curvature estimate on a batch into the gradients, or this rank's summand of it.
 
@@ -51,30 +51,30 @@ def leave_estimate(
         source: which estimate.
         model: its gradients are empty before.
         batch: of all ranks.
-        generator: as for :func:`give_curvature`, in the same state on all ranks.
+        generator: as for :func:`update_curvature`, in the same state on all ranks.
         ranks: among whom the batch is shared out; their gradients add up to the estimate.
     """
     start, stop = ranks.span(len(batch.tokens))
     pieces = batch.part(start, stop).split(micro_batch_size, of=len(batch.tokens))
     if source is CurvatureSource.HESSIAN_PRODUCT:
-        _leave_hessian_product(model, pieces, generator)
+        _accumulate_hessian_product(model, pieces, generator)
         return
     length = batch.predictions // len(batch.tokens)
-    noise = LabelNoise(generator, batch.predictions, start=start * length)
+    sampler = LabelSampler(generator, batch.predictions, start=start * length)
     for piece, share in pieces:
-        loss = model.sampled_label_loss(piece.tokens, noise, piece.doc_ids)
+        loss = model.sampled_label_loss(piece.tokens, sampler, piece.doc_ids)
         (loss * share).backward()
 
 
-def leave_hessian_product(model: Llama, tokens: Tensor, generator: torch.Generator) -> None:
+def accumulate_hessian_product(model: Llama, tokens: Tensor, generator: torch.Generator) -> None:
     """Put z ⊙ Hz into every gradient: H the Hessian of the mean loss, z standard normal.
 
     Its expectation is the diagonal of H (Hutchinson).
     """
-    _leave_hessian_product(model, Batch(tokens).split(None), generator)
+    _accumulate_hessian_product(model, Batch(tokens).split(None), generator)
 
 
-def _leave_hessian_product(
+def _accumulate_hessian_product(
     model: Llama, pieces: list[tuple[Batch, float]], generator: torch.Generator
 ) -> None:
     parameters = list(model.parameters())

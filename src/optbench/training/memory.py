@@ -79,20 +79,20 @@ def step_memory(
     model: ModelConfig,
     precision: Precision,
     *,
-    checkpointing: bool,
+    activation_checkpointing: bool,
     state_bytes: int,
     device_type: str = "cuda",
 ) -> StepMemory:
     """The bytes of a step of a model whose optimizer keeps ``state_bytes``."""
     weights = _WIDE * model.num_params
     narrow = _PRODUCT_BYTES[precision] if precision != "float32" else 0
-    blocks = 1 if checkpointing else model.num_layers
+    blocks = 1 if activation_checkpointing else model.num_layers
     head = model.vocab_size * model.d_model
     matrices = model.num_nonembedding_params // model.num_layers
     at_loss, at_backward = _bytes_per_token(
         model,
         _PRODUCT_BYTES[precision],
-        checkpointing,
+        activation_checkpointing,
         norm_copies=2 if device_type == "cpu" else 1,
     )
     return StepMemory(
@@ -108,7 +108,7 @@ def step_memory(
 
 
 def _bytes_per_token(
-    model: ModelConfig, wide: int, checkpointing: bool, *, norm_copies: int
+    model: ModelConfig, wide: int, activation_checkpointing: bool, *, norm_copies: int
 ) -> tuple[int, int]:
     """Activations of a token at the loss and in the backward pass of the last block.
 
@@ -125,12 +125,12 @@ def _bytes_per_token(
     d, ff, layers = model.d_model, model.d_ff, model.num_layers
     residual = _WIDE * d
     block = 2 * (norm_copies * residual + _WIDE) + wide * (6 * d + 4 * ff) + _WIDE * model.num_heads
-    kept = layers * (residual if checkpointing else block)
+    kept = layers * (residual if activation_checkpointing else block)
     ends = (
         norm_copies * residual + _WIDE + 2 * wide * d
     )  # the last norm, its result and the gradient of that
     gradients = 2 * residual + 3 * wide * ff
-    return kept + ends, kept + gradients + (block if checkpointing else 0)
+    return kept + ends, kept + gradients + (block if activation_checkpointing else 0)
 
 
 def _loss_bytes(model: ModelConfig, narrow: int, chunk: int) -> int:
@@ -186,14 +186,14 @@ def fitting_micro_batch(
     needed = step_memory(
         config.model,
         config.precision,
-        checkpointing=execution.checkpointing,
+        activation_checkpointing=execution.activation_checkpointing,
         state_bytes=state_bytes(optimizer),
         device_type=device.type,
     )
     share = -(-config.batch_size // execution.devices)
     if limit is None:
         total = torch.cuda.get_device_properties(device).total_memory
-        # An estimate: where it says that nothing fits, the device has the last word.
+        # An estimate: where nothing fits by it, the run is tried all the same.
         return max(1, needed.micro_batch(share, int(USABLE * total)))
     if size := needed.micro_batch(share, limit):
         return size
@@ -201,6 +201,6 @@ def fitting_micro_batch(
         [
             f"A step with one sequence of {config.model.seq_len} tokens at a time takes about "
             f"{needed.peak(1) / 1e9:.2f} GB, but the limit is {limit / 1e9:.2f} GB. Raise it, "
-            f"or recompute activations (--checkpointing)."
+            f"or checkpoint activations (--activation-checkpointing)."
         ]
     )

@@ -5,7 +5,7 @@ a matrix method must see one linear map at a time. The module names the :class:`
 parameters; which optimizer group a role belongs to is not decided here.
 
 Initialisation (the study's): every linear weight from a normal of standard deviation 1/√fan_in cut
-at three deviations, the token embedding likewise with 1/d, norm gains one.
+at three deviations, the token embedding likewise with 1/d, norm weights one.
 
 In precision "bfloat16" the products of blocks and head take bfloat16 inputs, each weight rounded
 where it is used; weights, norms, the residual stream and the loss are float32. That is what
@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from optbench.config import ModelConfig, Precision, Role
 from optbench.training.cross_entropy import head_cross_entropy
 from optbench.training.document_attention import Mask, attend, document_mask, pair_mask
-from optbench.training.label_noise import LabelNoise
+from optbench.training.label_sampler import LabelSampler
 
 
 def truncated_normal_(weight: Tensor, std: float, generator: torch.Generator) -> None:
@@ -146,8 +146,8 @@ class Llama(nn.Module):
         config: sizes, already validated.
         seed: seed of the initialisation; the same seed gives the same weights for every optimizer.
         precision: of the products.
-        checkpointing: keep of each block only its input for the backward pass, which computes the
-            rest again: the same numbers for a third more work.
+        activation_checkpointing: keep of each block only its input for the backward pass, which
+            computes the rest again: the same numbers for a third more work.
     """
 
     def __init__(
@@ -156,11 +156,11 @@ class Llama(nn.Module):
         *,
         seed: int,
         precision: Precision = "float32",
-        checkpointing: bool = False,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = checkpointing
+        self.activation_checkpointing = activation_checkpointing
         dtype = torch.bfloat16 if precision == "bfloat16" else None
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.rotary = RotaryPositions(config.head_dim, config.seq_len, config.rope_theta)
@@ -187,7 +187,7 @@ class Llama(nn.Module):
 
     def _hidden_states(self, tokens: Tensor, mask: Mask | None) -> Tensor:
         x = self.embedding(tokens)
-        recompute = self.checkpointing and torch.is_grad_enabled()
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             if recompute:
                 # No block draws random numbers, so none are set aside.
@@ -212,19 +212,19 @@ class Llama(nn.Module):
         return head_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten())
 
     def sampled_label_loss(
-        self, tokens: Tensor, noise: LabelNoise, doc_ids: Tensor | None = None
+        self, tokens: Tensor, sampler: LabelSampler, doc_ids: Tensor | None = None
     ) -> Tensor:
         """As :meth:`loss`, with targets drawn from the model's own predictions.
 
         The squared gradient of this loss estimates the diagonal of the Gauss–Newton matrix.
 
         Args:
-            noise: of the batch that ``tokens`` are the next sequences of.
+            sampler: of the batch that ``tokens`` are the next sequences of.
         """
         hidden = self.hidden_states(tokens[:, :-1], doc_ids).flatten(0, 1)
         with torch.no_grad():
-            pieces = noise.split(hidden)
-            labels = [noise.sample(self._probabilities(piece)) for piece in pieces]
+            pieces = sampler.split(hidden)
+            labels = [sampler.sample(self._probabilities(piece)) for piece in pieces]
         return head_cross_entropy(hidden, self.head.weight, torch.cat(labels))
 
     def _probabilities(self, hidden: Tensor) -> Tensor:

@@ -25,21 +25,21 @@ import torch
 import optbench
 from optbench.config import ConfigError, RunConfig
 from optbench.data.prepared import AnyBatches, batches_of, directory_here, open_prepared
-from optbench.execution import PLAIN, Execution
+from optbench.execution import DEFAULT_EXECUTION, Execution
 from optbench.optimizers import optimizer_class
 from optbench.optimizers.base import BaseOptimizer
 from optbench.optimizers.groups import parameter_groups
 from optbench.store.installed import git_state
 from optbench.store.store import RunRecord, Status
 from optbench.training.distributed import elastic
-from optbench.training.distributed.ranks import ALONE, Ranks
+from optbench.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from optbench.training.distributed.sharded_optimizer import sharded
 from optbench.training.memory import fitting_micro_batch
 from optbench.training.model import Llama
 from optbench.training.trainer import Progress, TrainResult, train
 
 if TYPE_CHECKING:
-    from optbench.checkpoints.keeper import CheckpointKeeper
+    from optbench.checkpoints.manager import CheckpointManager
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     corpus_directory: Path,
     on_progress: Callable[[Progress], None] = lambda _: None,
     weights_path: Path | None = None,
-    execution: Execution = PLAIN,
+    execution: Execution = DEFAULT_EXECUTION,
     checkpoints: Path | str | None = None,
 ) -> RunRecord:
     """Train one configuration to its end and describe what happened.
@@ -73,7 +73,7 @@ def run(
                 config, corpus_directory, on_progress, weights_path, execution, checkpoints
             )
         return run_as(
-            ALONE,
+            SINGLE_PROCESS,
             config,
             corpus_directory,
             on_progress=on_progress,
@@ -96,16 +96,16 @@ def _run_on_devices(
     """The record that the first of several ranks leaves."""
     if problems := device_problems(execution, config.batch_size):
         raise ConfigError(problems)
-    place = checkpoints.resolve() if isinstance(checkpoints, Path) else checkpoints
+    directory = checkpoints.resolve() if isinstance(checkpoints, Path) else checkpoints
     corpus_batches(corpus_directory, config.data.fingerprint)  # refused here, not by every rank
     job = {
         "config": config.to_dict(),
         "corpus_directory": str(corpus_directory.resolve()),
         "weights_path": None if weights_path is None else str(weights_path.resolve()),
         "execution": dataclasses.asdict(execution),
-        "checkpoints": None if place is None else str(place),
+        "checkpoints": None if directory is None else str(directory),
     }
-    record = elastic.carry_out(
+    record = elastic.run_ranks(
         "optbench.training.distributed.rank_process",
         job,
         execution.devices,
@@ -131,7 +131,7 @@ def device_problems(execution: Execution, batch_size: int) -> list[str]:
 
 
 def run_as(
-    ranks: Ranks,
+    ranks: ProcessGroup,
     config: RunConfig,
     corpus_directory: Path,
     *,
@@ -156,7 +156,7 @@ def run_as(
     batches = corpus_batches(corpus_directory, config.data.fingerprint)
     model = build_model(config, execution).to(device)
     optimizer = build_optimizer(config, model, ranks)
-    with _kept(checkpoints, config, execution, ranks, started) as keeper:
+    with _kept(checkpoints, config, execution, ranks, started) as checkpointer:
         result = train(
             config,
             model,
@@ -166,7 +166,7 @@ def run_as(
             micro_batch_size=_micro_batch_size(config, execution, optimizer, device, ranks),
             on_progress=on_progress,
             ranks=ranks,
-            keeper=keeper,
+            checkpointer=checkpointer,
         )
     error = ""
     if weights_path is not None and ranks.is_first and result.test_loss is not None:
@@ -175,11 +175,11 @@ def run_as(
         except Exception:  # what the run has found is kept all the same
             error = traceback.format_exc()
     state_bytes = ranks.gather(optimizer_state_bytes(optimizer))
-    how: dict[str, Any] = {} if keeper is None else keeper.record()
+    how: dict[str, Any] = {} if checkpointer is None else checkpointer.record()
     if ranks.size > 1:
         how |= {"backend": ranks.backend, "restarts": restarts, "state_bytes_by_rank": state_bytes}
     used = execution.record(result.micro_batch_size, **how)
-    wall_s = None if keeper is None else keeper.wall_s
+    wall_s = None if checkpointer is None else checkpointer.wall_s
     return _record(config, started, result, used, error, sum(state_bytes), wall_s)
 
 
@@ -188,31 +188,34 @@ def _kept(
     root: Path | str | None,
     config: RunConfig,
     execution: Execution,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     started: _Start,
-) -> Generator[CheckpointKeeper | None]:
+) -> Generator[CheckpointManager | None]:
     """The keeper of this rank's part of the run's checkpoints, if it has a place for them."""
     if root is None:
         yield None
         return
-    from optbench.checkpoints.checkpoint import place_of  # fsspec is slow to import
-    from optbench.checkpoints.keeper import CheckpointKeeper
-    from optbench.checkpoints.training_state import Seat
+    from optbench.checkpoints.checkpoint import checkpoint_directory  # fsspec is slow to import
+    from optbench.checkpoints.manager import CheckpointManager
+    from optbench.checkpoints.training_state import RankInfo
 
-    place, seat = place_of(root, config.run_id), Seat(ranks.rank, ranks.size)
-    keeper = CheckpointKeeper(
-        place,
+    directory, rank_info = (
+        checkpoint_directory(root, config.run_id),
+        RankInfo(ranks.rank, ranks.size),
+    )
+    checkpointer = CheckpointManager(
+        directory,
         execution,
         config.num_steps,
-        seat,
+        rank_info,
         ranks.gather,
         started=started.clock,
         environment=environment(),
     )
     try:
-        yield keeper
+        yield checkpointer
     finally:
-        keeper.close()
+        checkpointer.close()
 
 
 def _micro_batch_size(
@@ -220,7 +223,7 @@ def _micro_batch_size(
     execution: Execution,
     optimizer: BaseOptimizer,
     device: torch.device,
-    ranks: Ranks,
+    ranks: ProcessGroup,
 ) -> int | None:
     """What fits every rank; their states differ a little."""
     sizes = ranks.gather(fitting_micro_batch(config, execution, optimizer, device))
@@ -290,14 +293,16 @@ def build_model(config: RunConfig, execution: Execution) -> Llama:
         config.model,
         seed=config.seed,
         precision=config.precision,
-        checkpointing=execution.checkpointing,
+        activation_checkpointing=execution.activation_checkpointing,
     )
     if execution.compiled:
         model.compile_blocks()
     return model
 
 
-def build_optimizer(config: RunConfig, model: Llama, ranks: Ranks = ALONE) -> BaseOptimizer:
+def build_optimizer(
+    config: RunConfig, model: Llama, ranks: ProcessGroup = SINGLE_PROCESS
+) -> BaseOptimizer:
     """The optimizer of ``config`` over the model's parameters, grouped by role.
 
     Args:

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optbench.checkpoints.loop_state import Keeper, LoopState
+from optbench.checkpoints.loop_state import Checkpointer, LoopState
 from optbench.config import CLIPPED_ROLES, ClipScope, RunConfig
 from optbench.optimizers import CurvatureOptimizer
 from optbench.schedule import lr_factor
 from optbench.training.accumulation import Accumulation
 from optbench.training.batch_sources import Batches, DocumentBatches, WithDocuments
-from optbench.training.distributed.ranks import ALONE, Ranks
+from optbench.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from optbench.training.micro_batches import Batch
 from optbench.training.model import Llama
 
@@ -46,9 +46,9 @@ class Progress:
 
 @dataclass(slots=True)
 class TrainResult:
-    """What came of a run; losses in nats per token, times in seconds.
+    """The outcome of a run; losses in nats per token, times in seconds.
 
-    ``reason`` is empty for a run that reached its end, and says why for one that diverged.
+    ``reason`` is empty for a run that reached its end, and is the reason for one that diverged.
     ``micro_batch_size`` is that of the last step: sequences forward and backward at once.
     """
 
@@ -72,8 +72,8 @@ def train(
     device: torch.device,
     micro_batch_size: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    ranks: Ranks = ALONE,
-    keeper: Keeper | None = None,
+    ranks: ProcessGroup = SINGLE_PROCESS,
+    checkpointer: Checkpointer | None = None,
 ) -> TrainResult:
     """Train ``model`` for the whole budget, or until it has diverged.
 
@@ -87,7 +87,7 @@ def train(
             whole batch. It changes no result but by rounding.
         on_progress: called about fifty times along the run.
         ranks: who trains together; each returns the same result but for the times.
-        keeper: of the run's state; the run goes on from what it gives back.
+        checkpointer: of the run's state; the run goes on from what it gives back.
     """
     accumulation = Accumulation(model, micro_batch_size, ranks)
     loop = _Loop(config, model, optimizer, batches, device, accumulation)
@@ -95,7 +95,7 @@ def train(
     eval_steps = {round((i + 1) * config.num_steps / num_evals) for i in range(num_evals)}
     report_every = max(1, config.num_steps // CURVE_POINTS)
     model.train()
-    if keeper is not None and (state := keeper.resume(model, optimizer)) is not None:
+    if checkpointer is not None and (state := checkpointer.resume(model, optimizer)) is not None:
         loop.restore(state)
     for steps_taken in range(loop.result.steps_taken + 1, config.num_steps + 1):
         loop.step()
@@ -105,8 +105,8 @@ def train(
             loop.note_val_loss()
         if loop.result.reason:
             break
-        if keeper is not None and keeper.due(steps_taken):
-            keeper.save(model, optimizer, loop.state())
+        if checkpointer is not None and checkpointer.should_save(steps_taken):
+            checkpointer.save(model, optimizer, loop.state())
     return loop.finish()
 
 
@@ -155,7 +155,7 @@ class _Loop:
     def restore(self, state: LoopState) -> None:
         """Go on from a state whose model and optimizer have been loaded.
 
-        The micro-batch stays as small as it had become, unless the run was told another one now.
+        The micro-batch stays as small as it had become, unless the run is given another one now.
         """
         self.result.steps_taken = state.steps_taken
         self.result.train_curve = list(state.train_curve)
@@ -172,7 +172,7 @@ class _Loop:
         config = self.config
         started = time.perf_counter()
         batch = _train_batch(self.batches, config, self.result.steps_taken, self.device)
-        loss = self.accumulation.leave_gradients(batch)
+        loss = self.accumulation.accumulate_gradients(batch)
         if config.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self._clipped, config.clip_norm)
         before_update = time.perf_counter()
@@ -188,7 +188,7 @@ class _Loop:
         return self.config.seed * NOISE_SEEDS_PER_RUN + self.result.steps_taken
 
     def note_train_loss(self) -> float:
-        """The mean loss since the last point of the curve; says so if the run has diverged."""
+        """The mean loss since the last point of the curve; records whether the run has diverged."""
         own = float(torch.stack(self._recent_losses).mean())
         train_loss = self.accumulation.ranks.total(own)
         self._recent_losses.clear()
@@ -261,7 +261,7 @@ def update(
     optimizer.step()
     accumulation.clear()
     if isinstance(optimizer, CurvatureOptimizer) and optimizer.curvature_due():
-        accumulation.give_curvature(optimizer, batch, noise_seed=noise_seed)
+        accumulation.update_curvature(optimizer, batch, noise_seed=noise_seed)
 
 
 @torch.no_grad()
@@ -273,7 +273,7 @@ def evaluate(
     *,
     device: torch.device,
     micro_batch_size: int | None = None,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> float:
     """Mean loss in nats per token over the fixed tokens of a split.
 

@@ -3,7 +3,7 @@
 Nothing is kept unless asked for. What is kept lies in the folder ``weights`` of a store::
 
     <run_id>.tokenizer.json   as the corpus had it
-    <run_id>.safetensors      the parameters under the model's own names; its metadata say which
+    <run_id>.safetensors      the parameters under the model's own names; its metadata name which
                               run, which code and which tokenizer, with a checksum of it all
 
 so that a run can be exported and evaluated where its corpus is not. Both files are written beside
@@ -55,7 +55,7 @@ class WeightsError(UserError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where weights come from, as their file says it.
+    """Where weights come from, read from their file.
 
     Args:
         version: of optbench.
@@ -189,7 +189,7 @@ def load_trained(path: Path, config: ModelConfig, run_id: str) -> TrainedModel:
 
     Args:
         path: from :func:`weights_file`.
-        config: the sizes that the run's configuration says.
+        config: the sizes in the run's configuration.
 
     Raises:
         WeightsError: no such file; a folder; not readable; not safetensors; cut short; of another
@@ -259,7 +259,7 @@ def _read(
     if _content_sha256(tensors, metadata) != metadata[_CHECKSUM]:
         raise WeightsError(
             f"{path} has been changed since it was written (its content has another checksum than "
-            f"its metadata say). {_remedy()}"
+            f"its metadata have). {_remedy()}"
         )
     return origin, tensors
 
@@ -291,8 +291,8 @@ def _refuse_pickle(path: Path) -> None:
 
 def _content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """SHA-256 over the metadata but the checksum, then each tensor's name, type, shape, bytes."""
-    said = sorted((key, value) for key, value in metadata.items() if key != _CHECKSUM)
-    digest = hashlib.sha256(json.dumps(said).encode())
+    signed = sorted((key, value) for key, value in metadata.items() if key != _CHECKSUM)
+    digest = hashlib.sha256(json.dumps(signed).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.contiguous().numpy().data.cast("B"))
@@ -300,7 +300,7 @@ def _content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
 
 
 def _check_range(path: Path, origin: Origin, vocab_size: int) -> None:
-    """A checksum says that a file is as it was written, not that it was written well."""
+    """A checksum shows that a file is as it was written, not that it was written well."""
     if not math.isfinite(origin.test_loss):
         raise WeightsError(
             f"{path} gives {origin.test_loss} as its test loss, which no completed run has. "
@@ -319,7 +319,7 @@ def _origin(path: Path, metadata: Mapping[str, str]) -> Origin:
         _ = metadata[_CHECKSUM]
     except (KeyError, ValueError) as error:
         raise WeightsError(
-            f"{path} does not say which run it is of ({type(error).__name__}: {error} in its "
+            f"{path} does not name its run ({type(error).__name__}: {error} in its "
             f"metadata). It was not written by 'optbench train --keep-weights' of this version. "
             f"{_remedy()}"
         ) from None

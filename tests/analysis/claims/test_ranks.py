@@ -34,16 +34,16 @@ def test_a_scalar_based_method_ahead_of_all_matrix_based_ones_refutes() -> None:
 
 def test_a_tie_of_the_families_stays_open() -> None:
     claim = matrix_based_beat_scalar_based([cell_of_means(adamw=4.0, muon=3.9998)])
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("More seeds: in some cell neither family is ahead beyond the noise.",)
 
 
 def test_families_are_not_compared_without_both_or_without_noise() -> None:
     one = matrix_based_beat_scalar_based([cell_of_means(adamw=4.0, nadamw=3.9)])
-    assert (one.verdict, one.evidence) == ("cannot tell", ())
+    assert (one.verdict, one.evidence) == ("inconclusive", ())
     quiet = cell_of_means(adamw=4.0, muon=3.9)
     silent = matrix_based_beat_scalar_based([cell_of(quiet.cell, *quiet.rows, noise=None)])
-    assert silent.verdict == "cannot tell"
+    assert silent.verdict == "inconclusive"
     assert "no noise estimate" in silent.evidence[0]
 
 
@@ -76,7 +76,7 @@ def test_one_clear_winner_at_low_and_high_ratios_refutes() -> None:
 def test_one_winner_below_the_high_ratios_says_nothing_of_them() -> None:
     tables = [(r, {"adamw": 4.0 / r, "muon": 4.0 / r - 0.1}) for r in (1.0, 2.0, 4.0)]
     claim = winner_depends_on_ratio(over_ratios(*tables))
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("A ratio of 8 or more, and one of 4 or less, at one size.",)
 
 
@@ -84,7 +84,7 @@ def test_winners_that_change_within_the_noise_stay_open() -> None:
     claim = winner_depends_on_ratio(
         over_ratios((1.0, {"adamw": 4.0, "muon": 3.9}), (8.0, {"adamw": 3.5, "muon": 3.5003}))
     )
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("More seeds: the winners are not ahead beyond the noise.",)
 
 
@@ -94,7 +94,7 @@ def test_ratios_of_different_sizes_are_not_compared() -> None:
         cell_of_means(entry("d48", 8.0), adamw=3.4, muon=3.5),
     ]
     claim = winner_depends_on_ratio(cells)
-    assert (claim.verdict, claim.evidence) == ("cannot tell", ())
+    assert (claim.verdict, claim.evidence) == ("inconclusive", ())
 
 
 # 9: rankings along a run
@@ -126,7 +126,7 @@ def test_the_same_order_beyond_the_noise_does_not_mislead() -> None:
         [along_runs(adamw=(4.3, 4.0), muon=(4.2, 3.9), nadamw=(4.28, 3.98))]
     )
     assert claim.verdict == "does not hold"
-    assert "of the 3 that can be told apart at the end, 3 could be so" in claim.evidence[0]
+    assert "of the 3 that can be distinguished at the end, 3 could be so" in claim.evidence[0]
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_the_same_order_beyond_the_noise_does_not_mislead() -> None:
 )
 def test_ties_along_a_run_stay_open(losses: dict[str, tuple[float, float]]) -> None:
     claim = intermediate_ranks_mislead([along_runs(**losses)])
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs[0].startswith("More seeds")
 
 
 def test_without_checkpoints_rankings_cannot_mislead() -> None:
     claim = intermediate_ranks_mislead([cell_of_means(adamw=4.0, muon=3.9)])
-    assert (claim.verdict, claim.evidence) == ("cannot tell", ())
+    assert (claim.verdict, claim.evidence) == ("inconclusive", ())
     assert claim.needs == (
         "Two optimizers with evaluations in the second half of their runs, and noise.",
     )

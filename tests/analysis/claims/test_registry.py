@@ -52,13 +52,13 @@ def test_an_optimizer_of_no_family_is_named_instead_of_counted_as_scalar_based()
 
 def test_the_committed_study_tells_what_its_records_carry(nano: tuple[Claim, ...]) -> None:
     assert {claim.number: claim.verdict for claim in nano} == {
-        1: "cannot tell",
-        2: "cannot tell",
-        3: "cannot tell",
-        4: "cannot tell",
+        1: "inconclusive",
+        2: "inconclusive",
+        3: "inconclusive",
+        4: "inconclusive",
         5: "holds",
-        6: "cannot tell",
-        7: "cannot tell",
+        6: "inconclusive",
+        7: "inconclusive",
         8: "does not hold",
         9: "does not hold",
     }
@@ -66,7 +66,7 @@ def test_the_committed_study_tells_what_its_records_carry(nano: tuple[Claim, ...
 
 def test_every_verdict_has_evidence_and_every_open_claim_a_need(nano: tuple[Claim, ...]) -> None:
     for claim in nano:
-        is_open = claim.verdict == "cannot tell"
+        is_open = claim.verdict == "inconclusive"
         assert bool(claim.needs) == is_open, claim
         assert is_open or (claim.evidence and claim.cells), claim
         assert all(text.endswith(".") for text in (*claim.evidence, *claim.needs)), claim
@@ -84,7 +84,7 @@ def test_a_study_that_only_began_can_tell_nothing() -> None:
     study.begin()
     claims = summarise(study.store).claims
     assert [claim.number for claim in claims] == list(range(1, 10))
-    assert {claim.verdict for claim in claims} == {"cannot tell"}
+    assert {claim.verdict for claim in claims} == {"inconclusive"}
     assert all(claim.needs for claim in claims)
 
 
@@ -93,7 +93,7 @@ SIZES = [(size, ratio) for size in ("d32", "d64") for ratio in (0.5, 1.0, 2.0)]
 
 @pytest.mark.parametrize(
     ("trend", "sigma", "verdict"),
-    [(-0.15, 0.004, "holds"), (0.0, 0.001, "does not hold"), (-0.15, 0.15, "cannot tell")],
+    [(-0.15, 0.004, "holds"), (0.0, 0.001, "does not hold"), (-0.15, 0.15, "inconclusive")],
 )
 def test_speedups_over_sizes_follow_the_truth(trend: float, sigma: float, verdict: str) -> None:
     truth = Truth(efficiency={"adamw": 1.0, "muon": 1.5}, trend=trend, sigma=sigma)
@@ -103,7 +103,7 @@ def test_speedups_over_sizes_follow_the_truth(trend: float, sigma: float, verdic
 
 @pytest.mark.parametrize(
     ("drift", "sigma", "verdict"),
-    [(0.2, 0.004, "holds"), (0.0, 0.004, "does not hold"), (0.2, 0.08, "cannot tell")],
+    [(0.2, 0.004, "holds"), (0.0, 0.004, "does not hold"), (0.2, 0.08, "inconclusive")],
 )
 def test_winners_over_ratios_follow_the_truth(drift: float, sigma: float, verdict: str) -> None:
     """The third is 0.8 times as fast as Muon at 1x and, with drift, 1.2 times at 8x."""
@@ -118,7 +118,7 @@ def test_winners_over_ratios_follow_the_truth(drift: float, sigma: float, verdic
 
 @pytest.mark.parametrize(
     ("early", "sigma", "verdict"),
-    [(1.3, 0.01, "holds"), (1.0, 0.01, "does not hold"), (1.1, 0.05, "cannot tell")],
+    [(1.3, 0.01, "holds"), (1.0, 0.01, "does not hold"), (1.1, 0.05, "inconclusive")],
 )
 def test_rankings_along_runs_follow_the_truth(early: float, sigma: float, verdict: str) -> None:
     truth = Truth(efficiency={"adamw": 1.0, "muon": 1.5}, early={"muon": early}, sigma=sigma)

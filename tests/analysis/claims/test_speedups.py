@@ -87,7 +87,7 @@ def test_an_interval_across_the_bound_leaves_low_speedups_open(
     numbers: tuple[float, float | None, float | None],
 ) -> None:
     claim = speedups_stay_low(study_of("muon"), [cell_of_speedups(muon=numbers)])
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("A narrower interval for muon in d32 1x: more seeds.",)
 
 
@@ -96,12 +96,12 @@ def test_one_of_many_intervals_just_above_is_no_refutation() -> None:
     alone = cell_of_speedups(muon=(1.5, 1.41, 1.6))
     assert speedups_stay_low(study_of("muon"), [alone]).verdict == "does not hold"
     others = [cell_of_speedups(entry(ratio=r), muon=(1.2, 1.1, 1.3)) for r in range(2, 41)]
-    assert speedups_stay_low(study_of("muon"), [alone, *others]).verdict == "cannot tell"
+    assert speedups_stay_low(study_of("muon"), [alone, *others]).verdict == "inconclusive"
 
 
 def test_low_speedups_are_not_confirmed_without_all_optimizers() -> None:
     claim = speedups_stay_low(study_of("muon", "soap"), [cell_of_speedups(muon=(1.2, 1.1, 1.3))])
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("A speed-up of soap.",)
 
 
@@ -113,7 +113,7 @@ def test_both_memory_efficient_variants_must_keep_up() -> None:
     claim = memory_efficient_keep_up("adamw", cells)
     assert (claim.number, claim.verdict) == (8, "holds")
     alone = memory_efficient_keep_up("adamw", [cell_of_speedups(lion=(1.0, 0.96, 1.1))])
-    assert alone.verdict == "cannot tell"
+    assert alone.verdict == "inconclusive"
     assert alone.needs == ("A speed-up of adam_mini.",)
 
 
@@ -127,7 +127,7 @@ def test_one_memory_efficient_variant_that_falls_behind_refutes() -> None:
 def test_a_wide_interval_leaves_memory_efficient_variants_open() -> None:
     cells = [cell_of_speedups(lion=(0.97, 0.9, 1.05), adam_mini=(1.0, 0.96, 1.04))]
     claim = memory_efficient_keep_up("adamw", cells)
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("A narrower interval for lion in d32 1x: it contains 0.95.",)
 
 
@@ -167,15 +167,15 @@ def test_a_loss_or_a_large_gain_refutes_a_small_one(
 
 def test_a_gain_within_the_noise_or_of_two_variants_stays_open() -> None:
     within = variance_reduced_gain([gains(nadamw=3.9998, mars=3.98, cautious=3.98)])
-    assert within.verdict == "cannot tell"
+    assert within.verdict == "inconclusive"
     assert within.needs == ("More seeds: the gain of nadamw is not beyond the noise.",)
     two = variance_reduced_gain([gains(mars=3.98, cautious=3.98)])
-    assert two.verdict == "cannot tell"
+    assert two.verdict == "inconclusive"
     assert two.needs == ("nadamw and adamw, confirmed in the same cells.",)
     unbounded = variance_reduced_gain(
         [gains((1.1, 1.0, 1.3), nadamw=3.98, mars=3.98, cautious=3.98)]
     )
-    assert unbounded.verdict == "cannot tell"
+    assert unbounded.verdict == "inconclusive"
     assert "ends below 1.2×" in unbounded.needs[0]
 
 
@@ -191,7 +191,7 @@ def test_gains_that_no_single_cell_shows_add_up_over_cells() -> None:
             for name in ("nadamw", "mars", "cautious")
         ]
         cells.append(cell_of(where, *rows))
-    assert [variance_reduced_gain([cell]).verdict for cell in cells] == ["cannot tell"] * 2
+    assert [variance_reduced_gain([cell]).verdict for cell in cells] == ["inconclusive"] * 2
     assert variance_reduced_gain(cells).verdict == "holds"
 
 

@@ -98,14 +98,14 @@ def test_penalties_within_the_threshold_even_with_their_noise_refute() -> None:
     claim = transfer(adamw_at_muons=4.0005, muon_at_adamws=3.9002, paired_sigma=0.0005)
     assert claim.verdict == "does not hold"
     loud = transfer(adamw_at_muons=4.0005, muon_at_adamws=3.9002, paired_sigma=0.002)
-    assert loud.verdict == "cannot tell"
+    assert loud.verdict == "inconclusive"
     assert loud.needs[0].startswith("More seeds in the measurement of the noise")
 
 
 def test_a_penalty_within_the_noise_stays_open() -> None:
     """Two comparisons: the quantile of t with 3 degrees of freedom is 4.18, not 3.18."""
     claim = transfer(adamw_at_muons=4.036, muon_at_adamws=3.9, paired_sigma=0.01)
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert transfer(adamw_at_muons=4.043, muon_at_adamws=3.9, paired_sigma=0.01).verdict == "holds"
 
 
@@ -120,7 +120,7 @@ def test_values_that_were_never_tried_are_named() -> None:
             ]
         )
     )
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == (
         "adamw was not trained with muon's lr=0.04 in d32 1x.",
         "muon was not trained with adamw's lr=0.01 in d32 1x.",
@@ -161,14 +161,14 @@ def test_what_is_not_shared_stays_at_its_best_value() -> None:
             ]
         )
     )
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert "adamw with muon's lr=0.04 in d32 1x: +0.010 ± 0.032" in claim.evidence[1]
 
 
 @pytest.mark.parametrize("entries", [[], [tuning("adamw", ADAMW, (ADAMW, 4.0))]])
 def test_one_tuned_optimizer_has_nothing_to_transfer_to(entries: list[dict[str, Any]]) -> None:
     claim = no_transfer_between_optimizers(read_journal([STUDY, *entries]))
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == (
         "Two optimizers tuned in one cell, with a hyperparameter of the same name.",
     )
@@ -180,6 +180,6 @@ def test_without_a_measured_noise_no_penalty_is_judged() -> None:
         tuning("muon", MUON, (MUON, 3.9), ({"lr": 0.01, "momentum": 0.9}, 3.9)),
     ]
     claim = no_transfer_between_optimizers(read_journal([STUDY, *entries]))
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("A measurement of the noise: without it no penalty has an interval.",)
     assert "+0.100 nats over" in claim.evidence[1]

@@ -44,23 +44,23 @@ def test_candidates_far_from_the_best_that_cost_little_refute() -> None:
 
 def test_candidates_near_the_best_that_cost_little_refute_nothing() -> None:
     claim = worth(Truth(sigma=0.005, steepness=0.01))
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs[0].startswith("A learning rate 8 times from the winner's")
 
 
 def test_an_interval_across_twofold_stays_open() -> None:
     claim = worth(Truth(sigma=0.04))
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("More seeds: an interval contains 2×.",)
 
 
 def test_a_curve_that_begins_at_the_cell_cannot_show_twofold() -> None:
     claim = worth(Truth(sigma=0.005), ratios=(1.0, 2.0))
-    assert (claim.verdict, claim.evidence) == ("cannot tell", ())
+    assert (claim.verdict, claim.evidence) == ("inconclusive", ())
     assert "from half of the tokens or less" in claim.needs[0]
 
 
 def test_another_baseline_says_nothing_of_adamw() -> None:
     claim = tuning_is_worth("muon", [], {})
-    assert claim.verdict == "cannot tell"
+    assert claim.verdict == "inconclusive"
     assert claim.needs == ("adamw as the baseline; here it is muon.",)

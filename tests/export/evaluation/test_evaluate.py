@@ -23,7 +23,7 @@ from optbench.export.evaluation.evaluate import (
 )
 from optbench.export.evaluation.scores import (
     PUBLISHED_SPREAD,
-    Evaluation,
+    EvaluationResult,
     TaskScore,
     store_evaluation,
 )
@@ -47,7 +47,7 @@ def test_a_choice_task_is_scored_with_its_error_and_chance(
 
     folder = write_tasks(tmp_path / "tasks", "toy_choice")
     said: list[str] = []
-    found = evaluate(trained, TaskChoice(folder=folder), device=CPU, say=said.append)
+    found = evaluate(trained, TaskChoice(folder=folder), device=CPU, notify=said.append)
     acc, acc_norm = found.scores
     model = HarnessModel(trained, device=CPU)
     right: list[int] = []
@@ -195,8 +195,8 @@ def score(**changes: Any) -> TaskScore:
     return TaskScore(**{**values, **changes})
 
 
-def evaluation(*scores: TaskScore) -> Evaluation:
-    return Evaluation(
+def evaluation(*scores: TaskScore) -> EvaluationResult:
+    return EvaluationResult(
         run_id="abc",
         scores=scores,
         limit=None,

@@ -23,7 +23,7 @@ def records_of(*lrs: float) -> list[RunRecord]:
 
 
 @dataclass
-class Sitting:
+class SessionOptions:
     """Opens sinks on a folder as a study does, and keeps what is told."""
 
     directory: Path
@@ -43,7 +43,7 @@ class Sitting:
             directory=self.directory,
             records={record.run_id: record for record in records},
             finished=[record.run_id for record in records],
-            tell=self.told.append,
+            notify=self.told.append,
             limits=limits,
         )
         self.opened.append(sinks)
@@ -63,12 +63,12 @@ class Sitting:
 
 
 @pytest.fixture
-def sitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sitting]:
+def sitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SessionOptions]:
     monkeypatch.syspath_prepend(ROOT)  # the sinks' processes import what the driver can import
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "store").mkdir()
     monkeypatch.setenv("OPTBENCH_TEST_FOLDER", str(tmp_path / "store"))
-    sitting = Sitting(tmp_path / "store")
+    sitting = SessionOptions(tmp_path / "store")
     yield sitting
     for sinks in sitting.opened:
         sinks.close(0.0)

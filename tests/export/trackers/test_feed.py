@@ -21,7 +21,7 @@ from optbench.export.trackers.study_sinks import StudySinks
 from optbench.store.store import RunRecord, RunStore
 from optbench.study.sweep import Sweep, Task
 from tests.builders import config_with_lr, record_of
-from tests.export.trackers.conftest import ROOT, TIMEOUT_S, Sitting, records_of
+from tests.export.trackers.conftest import ROOT, TIMEOUT_S, SessionOptions, records_of
 from tests.export.trackers.faulty import FaultySettings
 from tests.study.test_sweep import Observer
 from tests.waiting import is_running, until
@@ -30,7 +30,7 @@ LRS = (0.1, 0.2, 0.3, 0.4, 0.5)
 PATIENT = 60.0  # seconds to close, for sinks that need no more than a moment
 
 
-def train(sitting: Sitting, sinks: StudySinks | None) -> bytes:
+def train(sitting: SessionOptions, sinks: StudySinks | None) -> bytes:
     """A study of five runs, each asked for after the one before; returns its records."""
 
     def task() -> Task:
@@ -44,7 +44,7 @@ def train(sitting: Sitting, sinks: StudySinks | None) -> bytes:
         sweep = Sweep(store, InlineExecutor(), job, Observer())
         if sinks is not None:
             sweep.on_stored = sinks.take
-        sweep.carry_out([task()])
+        sweep.run([task()])
     return (sitting.directory / "runs.jsonl").read_bytes()
 
 
@@ -52,7 +52,9 @@ RECORDS = "".join(f"{record.to_json()}\n" for record in records_of(*LRS)).encode
 IDS = [record.run_id for record in records_of(*LRS)]
 
 
-def test_a_sink_gets_every_run_in_the_order_in_which_they_were_stored(sitting: Sitting) -> None:
+def test_a_sink_gets_every_run_in_the_order_in_which_they_were_stored(
+    sitting: SessionOptions,
+) -> None:
     with sitting.open(FaultySettings(close_timeout_s=PATIENT)) as sinks:
         assert train(sitting, sinks) == RECORDS
     assert sitting.lines("faulty", "got.txt") == IDS
@@ -72,12 +74,14 @@ REASONS = {
 
 @pytest.mark.parametrize("how", REASONS)
 @pytest.mark.parametrize("stage", ["import", "open"])
-def test_a_sink_that_does_not_open_is_gone_without(sitting: Sitting, stage: str, how: str) -> None:
+def test_a_sink_that_does_not_open_is_gone_without(
+    sitting: SessionOptions, stage: str, how: str
+) -> None:
     with sitting.open(FaultySettings(stage=stage, how=how, close_timeout_s=PATIENT)) as sinks:
         assert train(sitting, sinks) == RECORDS
     assert sitting.told == [
         f"Faulty: {REASONS[how]}; the study goes on without it.",
-        f"Faulty: 5 of 5 runs were not written. Last trouble: {REASONS[how]}. The study lacks "
+        f"Faulty: 5 of 5 runs were not written. Last problem: {REASONS[how]}. The study lacks "
         f"nothing, and the same command tries them again.",
     ]
     assert sitting.lines("faulty", "written.txt") == []
@@ -89,31 +93,31 @@ def test_a_sink_that_does_not_open_is_gone_without(sitting: Sitting, stage: str,
 
 
 @pytest.mark.parametrize("how", ["raise", "exit"])
-def test_a_run_that_cannot_be_written_costs_only_itself(sitting: Sitting, how: str) -> None:
+def test_a_run_that_cannot_be_written_costs_only_itself(sitting: SessionOptions, how: str) -> None:
     with sitting.open(FaultySettings(stage="write", how=how, close_timeout_s=PATIENT)) as sinks:
         assert train(sitting, sinks) == RECORDS
     trouble = f"run {IDS[2]} could not be written: {REASONS[how]}"
     assert sitting.told == [
         f"Faulty: {trouble}; the study goes on.",
-        f"Faulty: 1 of 5 runs were not written. Last trouble: {trouble}. The study lacks nothing, "
+        f"Faulty: 1 of 5 runs were not written. Last problem: {trouble}. The study lacks nothing, "
         f"and the same command tries them again.",
     ]
     assert sitting.lines("faulty", "written.txt") == [*IDS[:2], *IDS[3:]]
 
 
-def test_a_sink_that_dies_while_it_writes_keeps_what_it_has(sitting: Sitting) -> None:
+def test_a_sink_that_dies_while_it_writes_keeps_what_it_has(sitting: SessionOptions) -> None:
     with sitting.open(FaultySettings(stage="write", how="die", close_timeout_s=PATIENT)) as sinks:
         assert train(sitting, sinks) == RECORDS
     assert sitting.told == [
         "Faulty: its process ended; the study goes on without it.",
-        "Faulty: 3 of 5 runs were not written. Last trouble: its process ended. The study lacks "
+        "Faulty: 3 of 5 runs were not written. Last problem: its process ended. The study lacks "
         "nothing, and the same command tries them again.",
     ]
     assert sitting.lines("faulty", "written.txt") == IDS[:2]
 
 
 @pytest.mark.parametrize("how", REASONS)
-def test_a_sink_that_does_not_close_has_every_run(sitting: Sitting, how: str) -> None:
+def test_a_sink_that_does_not_close_has_every_run(sitting: SessionOptions, how: str) -> None:
     with sitting.open(FaultySettings(stage="close", how=how, close_timeout_s=PATIENT)) as sinks:
         assert train(sitting, sinks) == RECORDS
     (line,) = sitting.told
@@ -126,7 +130,7 @@ def test_a_sink_that_does_not_close_has_every_run(sitting: Sitting, how: str) ->
     ("stage", "written"), [("import", 0), ("open", 0), ("write", 2), ("close", 5)]
 )
 def test_a_sink_that_hangs_is_ended_when_the_study_is_over(
-    sitting: Sitting, stage: str, how: str, written: int
+    sitting: SessionOptions, stage: str, how: str, written: int
 ) -> None:
     sinks = sitting.open(FaultySettings(stage=stage, how=how, close_timeout_s=0.3))
     assert train(sitting, sinks) == RECORDS
@@ -142,7 +146,7 @@ def test_a_sink_that_hangs_is_ended_when_the_study_is_over(
     told = [f"Faulty: {trouble}; the study goes on."]
     if written < 5:
         told.append(
-            f"Faulty: {5 - written} of 5 runs were not written. Last trouble: {trouble}. The study "
+            f"Faulty: {5 - written} of 5 runs were not written. Last problem: {trouble}. The study "
             f"lacks nothing, and the same command tries them again."
         )
     assert sitting.told == told
@@ -150,23 +154,23 @@ def test_a_sink_that_hangs_is_ended_when_the_study_is_over(
     assert not any(is_running(pid) for pid in sinks.pids)
 
 
-def test_a_sink_that_hangs_is_given_up_in_time_during_a_study(sitting: Sitting) -> None:
+def test_a_sink_that_hangs_is_given_up_in_time_during_a_study(sitting: SessionOptions) -> None:
     sinks = sitting.open(
         FaultySettings(stage="open", how="hang", close_timeout_s=PATIENT),
         limits=Limits(answer_s=1.0),
     )
-    until(lambda: bool(sitting.told), "it is given up")
+    until(lambda: bool(sitting.told), "it is abandoned")
     assert sitting.told == ["Faulty: it has not answered for 1 s; the study goes on without it."]
     until(lambda: not any(is_running(pid) for pid in sinks.pids), "its process is ended")
     assert train(sitting, sinks) == RECORDS
     sinks.close()
     assert sitting.told[1:] == [
-        "Faulty: 5 of 5 runs were not written. Last trouble: it has not answered for 1 s. The "
+        "Faulty: 5 of 5 runs were not written. Last problem: it has not answered for 1 s. The "
         "study lacks nothing, and the same command tries them again."
     ]
 
 
-def test_a_sink_that_hangs_does_not_delay_a_run(sitting: Sitting, tmp_path: Path) -> None:
+def test_a_sink_that_hangs_does_not_delay_a_run(sitting: SessionOptions, tmp_path: Path) -> None:
     def seconds(sinks: StudySinks | None, name: str) -> float:
         start = time.monotonic()
         train(dataclasses.replace(sitting, directory=tmp_path / name), sinks)
@@ -177,7 +181,7 @@ def test_a_sink_that_hangs_does_not_delay_a_run(sitting: Sitting, tmp_path: Path
     assert seconds(sinks, "with") < without + 5.0  # it would hang for hours
 
 
-def test_runs_pass_by_a_full_queue_and_are_written_next_time(sitting: Sitting) -> None:
+def test_runs_pass_by_a_full_queue_and_are_written_next_time(sitting: SessionOptions) -> None:
     sinks = sitting.open(
         FaultySettings(stage="open", how="hang", close_timeout_s=0.0),
         limits=Limits(max_waiting=2),
@@ -196,7 +200,7 @@ def test_runs_pass_by_a_full_queue_and_are_written_next_time(sitting: Sitting) -
     assert sitting.lines("faulty", "got.txt") == IDS
 
 
-def test_a_sink_gets_only_what_it_does_not_have(sitting: Sitting) -> None:
+def test_a_sink_gets_only_what_it_does_not_have(sitting: SessionOptions) -> None:
     settings = FaultySettings(close_timeout_s=PATIENT)
     records = records_of(*LRS)
     with sitting.open(settings, records=records[:2]) as sinks:
@@ -208,7 +212,7 @@ def test_a_sink_gets_only_what_it_does_not_have(sitting: Sitting) -> None:
     assert sitting.told == []
 
 
-def test_a_line_torn_by_a_crash_harms_no_other(sitting: Sitting) -> None:
+def test_a_line_torn_by_a_crash_harms_no_other(sitting: SessionOptions) -> None:
     folder = sitting.folder("faulty")
     folder.mkdir(parents=True)
     (folder / "written.txt").write_text(f"{IDS[0]}\n{IDS[1][:7]}")
@@ -218,7 +222,7 @@ def test_a_line_torn_by_a_crash_harms_no_other(sitting: Sitting) -> None:
     assert sitting.lines("faulty", "got.txt") == IDS[1:]
 
 
-def test_a_folder_that_cannot_be_made_is_told(sitting: Sitting) -> None:
+def test_a_folder_that_cannot_be_made_is_told(sitting: SessionOptions) -> None:
     (sitting.directory / "sinks").write_text("in the way")
     with sitting.open(FaultySettings()) as sinks:
         assert train(sitting, sinks) == RECORDS
@@ -227,7 +231,7 @@ def test_a_folder_that_cannot_be_made_is_told(sitting: Sitting) -> None:
     assert sitting.told[1].startswith("Faulty: 5 of 5 runs were not written.")
 
 
-def test_one_sink_does_not_notice_the_trouble_of_another(sitting: Sitting) -> None:
+def test_one_sink_does_not_notice_the_trouble_of_another(sitting: SessionOptions) -> None:
     bad = FaultySettings(stage="write", how="die", close_timeout_s=PATIENT)
     with sitting.open(bad, TensorBoardSettings(close_timeout_s=PATIENT)) as sinks:
         assert train(sitting, sinks) == RECORDS
@@ -235,7 +239,7 @@ def test_one_sink_does_not_notice_the_trouble_of_another(sitting: Sitting) -> No
     assert all(line.startswith("Faulty: ") for line in sitting.told)
 
 
-def test_an_interruption_waits_no_longer_than_a_moment(sitting: Sitting) -> None:
+def test_an_interruption_waits_no_longer_than_a_moment(sitting: SessionOptions) -> None:
     start = time.monotonic()
     with (
         pytest.raises(KeyboardInterrupt),
@@ -257,7 +261,7 @@ from tests.export.trackers.faulty import FaultySettings
 if __name__ == "__main__":
     sinks = StudySinks(
         [FaultySettings(stage={stage!r}, how="hang")],
-        study="", cells=[], directory=Path({folder!r}), tell=print,
+        study="", cells=[], directory=Path({folder!r}), notify=print,
         records=(known := {{record.run_id: record for record in records_of(1, 2, 3)}}),
         finished=list(known),
     )
@@ -267,7 +271,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("stage", ["write", ""])
-def test_a_sink_ends_with_a_driver_that_was_killed(sitting: Sitting, stage: str) -> None:
+def test_a_sink_ends_with_a_driver_that_was_killed(sitting: SessionOptions, stage: str) -> None:
     script = sitting.directory / "driver.py"
     folder = str(sitting.directory)
     script.write_text(DRIVER.format(root=str(ROOT), stage=stage, folder=folder))

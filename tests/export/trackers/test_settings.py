@@ -11,7 +11,7 @@ from optbench.export.trackers.settings import (
     TrackioSettings,
     WandbSettings,
 )
-from optbench.study.study_file import find_study, read_study
+from optbench.study.file import find_study, read_study
 
 NANO = find_study("nano")
 

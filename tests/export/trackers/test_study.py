@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from optbench.cli import session
+from optbench.cli import run as session
 from optbench.executors.choice import ExecutorChoice
 from optbench.store.store import RunStore
-from optbench.study.study_file import read_study
+from optbench.study.file import read_study
 from tests.export.trackers.conftest import ROOT
 
 STUDY = """
@@ -47,10 +47,12 @@ TIMES = {"step_s", "optimizer_step_s", "wall_s", "started_at"}
 
 
 def sit(text: str, out: Path) -> str:
-    """One sitting; returns what the terminal says."""
+    """One session; returns what the terminal says."""
     terminal = io.StringIO()
     console = Console(file=terminal, width=300)
-    session.run_study(read_study(text), out, ExecutorChoice(workers=1), console, session.Sitting())
+    session.run_study(
+        read_study(text), out, ExecutorChoice(workers=1), console, session.SessionOptions()
+    )
     return terminal.getvalue()
 
 
@@ -76,7 +78,7 @@ def test_a_study_is_the_same_with_sinks_and_they_may_be_added_later(
     said = sit(STUDY + SINKS, watched)
     assert results_of(watched) == results_of(plain)
     runs = len(results_of(plain))
-    lost = f"trackio: {runs} of {runs} runs were not written. Last trouble: it was ended 0 s after"
+    lost = f"trackio: {runs} of {runs} runs were not written. Last problem: it was ended 0 s after"
     assert lost in said
     assert "TensorBoard" not in said
     assert "Report:" in said

@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from optbench.export.trackers.settings import TensorBoardSettings
 from optbench.export.trackers.shown_run import shown_run
-from tests.export.trackers.conftest import CELL, Sitting, records_of
+from tests.export.trackers.conftest import CELL, SessionOptions, records_of
 
 
 def read_back(folder: Path) -> EventAccumulator:
@@ -17,7 +17,7 @@ def read_back(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder)).Reload()
 
 
-def test_a_run_is_read_back_with_its_exact_values(sitting: Sitting) -> None:
+def test_a_run_is_read_back_with_its_exact_values(sitting: SessionOptions) -> None:
     first, second = records_of(0.1, 0.2)
     with sitting.open(TensorBoardSettings(close_timeout_s=60), records=[first]) as sinks:
         sinks.take(second)
@@ -43,7 +43,7 @@ def test_a_run_is_read_back_with_its_exact_values(sitting: Sitting) -> None:
         assert hparams["cell"].string_value == CELL.label
 
 
-def test_what_an_ended_process_left_of_a_run_is_replaced(sitting: Sitting) -> None:
+def test_what_an_ended_process_left_of_a_run_is_replaced(sitting: SessionOptions) -> None:
     (record,) = records_of(0.1)
     folder = sitting.folder("tensorboard") / "adamw" / record.run_id
     folder.mkdir(parents=True)

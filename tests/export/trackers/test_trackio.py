@@ -12,17 +12,17 @@ import pytest
 
 from optbench.export.trackers.settings import TrackioSettings
 from optbench.export.trackers.shown_run import shown_run
-from tests.export.trackers.conftest import CELL, Sitting, records_of
+from tests.export.trackers.conftest import CELL, SessionOptions, records_of
 
 STAND_IN = Path(__file__).parent / "stand_in"
 
 
-def calls(sitting: Sitting) -> list[dict[str, Any]]:
+def calls(sitting: SessionOptions) -> list[dict[str, Any]]:
     return [json.loads(line) for line in sitting.lines("trackio", "calls.jsonl")]
 
 
 def test_a_run_is_initialized_logged_and_finished(
-    sitting: Sitting, monkeypatch: pytest.MonkeyPatch
+    sitting: SessionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(STAND_IN)
     monkeypatch.setenv("TRACKIO_SPACE_ID", "somebody/else")
@@ -55,7 +55,7 @@ def test_a_run_is_initialized_logged_and_finished(
 
 
 def test_project_and_space_are_those_of_the_study_file(
-    sitting: Sitting, monkeypatch: pytest.MonkeyPatch
+    sitting: SessionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(STAND_IN)
     chosen = TrackioSettings(project="mine", space_id="me/mine", close_timeout_s=60)
@@ -66,7 +66,9 @@ def test_project_and_space_are_those_of_the_study_file(
     assert (init["project"], init["space_id"]) == ("mine", "me/mine")
 
 
-def test_the_library_itself_keeps_every_point_and_the_configuration(sitting: Sitting) -> None:
+def test_the_library_itself_keeps_every_point_and_the_configuration(
+    sitting: SessionOptions,
+) -> None:
     records = records_of(0.1, 0.2)
     with sitting.open(TrackioSettings(close_timeout_s=60), records=records):
         pass
@@ -88,7 +90,7 @@ def test_the_library_itself_keeps_every_point_and_the_configuration(sitting: Sit
 
 
 def test_what_is_not_installed_is_said_with_the_remedy(
-    sitting: Sitting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sitting: SessionOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['trackio'] = None\n")
     monkeypatch.syspath_prepend(tmp_path)  # hides it from the sink's process
@@ -96,7 +98,7 @@ def test_what_is_not_installed_is_said_with_the_remedy(
         sinks.take(records_of(0.2)[0])
     assert sitting.told == [
         "trackio: not installed (pip install trackio); the study goes on without it.",
-        "trackio: 2 of 2 runs were not written. Last trouble: not installed (pip install trackio). "
+        "trackio: 2 of 2 runs were not written. Last problem: not installed (pip install trackio). "
         "The study lacks nothing, and the same command tries them again.",
     ]
     assert [line.split(" ", 1)[1] for line in sitting.log.splitlines()] == sitting.told

@@ -11,7 +11,7 @@ import pytest
 
 from optbench.export.trackers.settings import WandbSettings
 from optbench.export.trackers.shown_run import shown_run
-from tests.export.trackers.conftest import CELL, Sitting, records_of
+from tests.export.trackers.conftest import CELL, SessionOptions, records_of
 from tests.waiting import is_running, until
 
 
@@ -35,7 +35,7 @@ def unpacked(items: Any) -> dict[str, Any]:
     return {".".join(one.nested_key) or one.key: json.loads(one.value_json) for one in items}
 
 
-def test_an_offline_run_is_read_back_with_its_exact_values(sitting: Sitting) -> None:
+def test_an_offline_run_is_read_back_with_its_exact_values(sitting: SessionOptions) -> None:
     first, second = records_of(0.1, 0.2)
     chosen = WandbSettings(project="mine", entity="us", close_timeout_s=60)
     with sitting.open(chosen, records=[first]) as sinks:
@@ -62,7 +62,7 @@ def test_an_offline_run_is_read_back_with_its_exact_values(sitting: Sitting) -> 
     assert not (sitting.directory.parent / "home").exists(), "nothing is written elsewhere"
 
 
-def test_the_project_is_the_study_unless_it_is_given(sitting: Sitting) -> None:
+def test_the_project_is_the_study_unless_it_is_given(sitting: SessionOptions) -> None:
     (record,) = records_of(0.1)
     with sitting.open(WandbSettings(close_timeout_s=60), records=[record]):
         pass
@@ -71,7 +71,7 @@ def test_the_project_is_the_study_unless_it_is_given(sitting: Sitting) -> None:
     assert started.project == "tiny study"
 
 
-def test_what_an_ended_process_left_of_a_run_is_replaced(sitting: Sitting) -> None:
+def test_what_an_ended_process_left_of_a_run_is_replaced(sitting: SessionOptions) -> None:
     (record,) = records_of(0.1)
     leftover = sitting.folder("wandb") / f"offline-run-20250101_000000-{record.run_id}"
     leftover.mkdir(parents=True)
@@ -82,7 +82,7 @@ def test_what_an_ended_process_left_of_a_run_is_replaced(sitting: Sitting) -> No
 
 
 def test_online_without_a_key_is_an_error_and_no_question(
-    sitting: Sitting, monkeypatch: pytest.MonkeyPatch
+    sitting: SessionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
@@ -92,12 +92,12 @@ def test_online_without_a_key_is_an_error_and_no_question(
     trouble = "UsageError: No API key configured. Use `wandb login` to log in."
     assert sitting.told == [
         f"Weights & Biases: {trouble}; the study goes on without it.",
-        f"Weights & Biases: 2 of 2 runs were not written. Last trouble: {trouble}. The study lacks "
+        f"Weights & Biases: 2 of 2 runs were not written. Last problem: {trouble}. The study lacks "
         f"nothing, and the same command tries them again.",
     ]
 
 
-def test_its_service_ends_with_a_sink_that_was_killed(sitting: Sitting) -> None:
+def test_its_service_ends_with_a_sink_that_was_killed(sitting: SessionOptions) -> None:
     sinks = sitting.open(WandbSettings(), records=records_of(0.1))
     (pid,) = sinks.pids
     until(lambda: bool(sitting.lines("wandb", "written.txt")), "a run is written")

@@ -128,7 +128,7 @@ def test_speedups_over_the_size_are_those_of_the_headline_ratio(
     values = [row.tokens.value for row in rows if row and row.tokens]
     assert trace(own, "muon")["y"] == values
     assert len(values) == 3
-    found = [e.value for e in ladder.shared.efficiencies if e.optimizer == "muon"]
+    found = [e.value for e in ladder.joint.efficiencies if e.optimizer == "muon"]
     assert trace(joint, "muon")["y"] == found
     # lion was run at one size only, which says nothing of a trend
     names = [trace["name"] for panel in (own, joint) for trace in panel.figure["data"]]
@@ -139,7 +139,7 @@ def test_the_trend_has_the_slope_of_the_joint_fit(ladder: StudySummary, table: C
     line = trace(size_panels(ladder, table)[1], "muon, trend")
     (x0, x1), (y0, y1) = line["x"], line["y"]
     slope = math.log(y1 / y0) / math.log(x1 / x0)
-    (trend,) = ladder.shared.trends
+    (trend,) = ladder.joint.trends
     assert slope == pytest.approx(trend.value)
     sizes = [32_768, 131_072]
     assert math.log(x1 / x0) == pytest.approx(math.log(sizes[1] / sizes[0]))
@@ -149,8 +149,8 @@ def test_the_trend_has_the_slope_of_the_joint_fit(ladder: StudySummary, table: C
 
 def test_with_one_size_there_is_nothing_over_sizes(ladder: StudySummary) -> None:
     cells = tuple(cell for cell in ladder.cells if cell.cell.size == "d32")
-    shared = dataclasses.replace(ladder.shared, efficiencies=(), trends=())
-    summary = dataclasses.replace(ladder, cells=cells, shared=shared)
+    joint = dataclasses.replace(ladder.joint, efficiencies=(), trends=())
+    summary = dataclasses.replace(ladder, cells=cells, joint=joint)
     table = cells_table(summary)
     assert table is not None
     assert size_panels(summary, table) == []

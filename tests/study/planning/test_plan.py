@@ -9,8 +9,9 @@ from optbench.config import ConfigError, RunConfig
 from optbench.executors.processes import InlineExecutor
 from optbench.ladder import PAPER_SIZES
 from optbench.optimizers import OPTIMIZERS
+from optbench.study.file import find_study, read_study
 from optbench.study.planning.device_costs import run_cost
-from optbench.study.planning.devices import DEVICES, Rental
+from optbench.study.planning.devices import DEVICES, DeviceAllocation
 from optbench.study.planning.plan import (
     RUNS_PER_BATCH,
     WORKER_USE,
@@ -23,7 +24,6 @@ from optbench.study.planning.plan import (
 )
 from optbench.study.planning.planned_runs import PlannedRuns, planned_runs
 from optbench.study.single_run import single_run_config
-from optbench.study.study_file import find_study, read_study
 from optbench.training.bench import (
     STEPS_PER_BLOCK,
     StepCost,
@@ -81,7 +81,7 @@ def test_totals_are_sums_and_the_worst_case_is_no_cheaper(plan: Plan) -> None:
     assert plan.seconds <= plan.seconds_worst
 
 
-H100 = Rental(DEVICES["h100"], mfu=0.4, price=2.5, count=64)
+H100 = DeviceAllocation(DEVICES["h100"], mfu=0.4, price=2.5, count=64)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_a_descent_waits_for_its_batches_and_other_runs_for_none(rented: Plan) -
 def test_json_has_every_cell_and_what_was_planned_for(rented: Plan) -> None:
     found = rented.to_dict()
     assert len(found["rows"]) == len(rented.rows)
-    assert found["rental"]["device"]["name"] == "h100"
+    assert found["allocation"]["device"]["name"] == "h100"
     assert found["workers"] == 64
     for name in ("runs", "tokens", "flops", "device_s", "price", "update_s"):
         assert found[name] == pytest.approx(sum(row[name] for row in found["rows"]))
@@ -294,7 +294,7 @@ def test_a_size_that_does_not_fit_is_said_not_to(
     small = dataclasses.replace(DEVICES["h100"], memory_bytes=24e9)
     (row,) = {
         r.size: r
-        for r in plan_for(paper, Rental(small)).memory
+        for r in plan_for(paper, DeviceAllocation(small)).memory
         if r.optimizer == "soap" and r.size == "1.2b"
     }.values()
     assert (row.plain_micro_batch, row.checkpointed_micro_batch) == (0, 0)

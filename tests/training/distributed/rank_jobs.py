@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from optbench.training.distributed.ranks import Ranks
+    from optbench.training.distributed.process_group import ProcessGroup
     from optbench.training.model import Llama
     from optbench.training.trainer import TrainResult
 
@@ -63,7 +63,7 @@ class Case:
         return cls(**{**raw, "hyperparameters": pairs})
 
 
-def train_case(case: Case, ranks: Ranks) -> tuple[TrainResult, Llama, torch.optim.Optimizer]:
+def train_case(case: Case, ranks: ProcessGroup) -> tuple[TrainResult, Llama, torch.optim.Optimizer]:
     """As a rank, or alone; all numbers but the rounding are the same."""
     import torch
 
@@ -107,7 +107,7 @@ def run_config(case: Case) -> Any:
     )
 
 
-def build(case: Case, model: Llama, ranks: Ranks) -> torch.optim.Optimizer:
+def build(case: Case, model: Llama, ranks: ProcessGroup) -> torch.optim.Optimizer:
     import torch
 
     from optbench.optimizers import OPTIMIZERS, parameter_groups
@@ -203,7 +203,7 @@ def train_cases(job: RankJob) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from optbench.training.distributed.ranks import joined
+    from optbench.training.distributed.process_group import joined
     from optbench.training.run import optimizer_state_bytes
 
     torch.set_num_threads(1)
@@ -245,7 +245,7 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     return found.hexdigest()
 
 
-def talk(ranks: Ranks) -> dict[str, Any]:
+def talk(ranks: ProcessGroup) -> dict[str, Any]:
     """Everything that ranks can say, from values that differ between them."""
     import torch
 
@@ -267,7 +267,7 @@ def talk(ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def out_of_memory_on_one_rank(ranks: Ranks) -> dict[str, Any]:
+def out_of_memory_on_one_rank(ranks: ProcessGroup) -> dict[str, Any]:
     """A step of which one rank has no room for more than a sequence at a time."""
     import torch
 
@@ -292,7 +292,7 @@ def out_of_memory_on_one_rank(ranks: Ranks) -> dict[str, Any]:
 
     model.loss = limited  # type: ignore[method-assign]
     accumulation = Accumulation(model, ranks=ranks)
-    loss = ranks.total(float(accumulation.leave_gradients(Batch(tokens))))
+    loss = ranks.total(float(accumulation.accumulate_gradients(Batch(tokens))))
     sizes = [accumulation.size]
     differences = [
         float((p.grad - wanted).abs().max())
@@ -311,7 +311,7 @@ def out_of_memory_on_one_rank(ranks: Ranks) -> dict[str, Any]:
         return draw(model, tokens, *rest)
 
     model.sampled_label_loss = sampled  # type: ignore[method-assign]
-    accumulation.give_curvature(optimizer, Batch(tokens), noise_seed=1)
+    accumulation.update_curvature(optimizer, Batch(tokens), noise_seed=1)
     sizes.append(accumulation.size)
     return {
         "sizes": ranks.gather(sizes),
@@ -327,31 +327,31 @@ def go_on_at(job: RankJob) -> None:
     """A training without interruption, and the same one gone on with after each of some steps."""
     import torch
 
-    from optbench.checkpoints.checkpoint import place_of
-    from optbench.checkpoints.keeper import CheckpointKeeper
-    from optbench.checkpoints.training_state import Seat
+    from optbench.checkpoints.checkpoint import checkpoint_directory
+    from optbench.checkpoints.manager import CheckpointManager
+    from optbench.checkpoints.training_state import RankInfo
     from optbench.execution import Execution
-    from optbench.training.distributed.ranks import joined
+    from optbench.training.distributed.process_group import joined
     from optbench.training.model import Llama
     from optbench.training.trainer import train
 
     torch.set_num_threads(1)
     case = Case("adamw", dtype="float32")
     config = run_config(case)
-    place = place_of(Path(job.job["folder"]), "r")
+    place = checkpoint_directory(Path(job.job["folder"]), "r")
 
-    def part(ranks: Ranks, stop: int | None) -> str:
+    def part(ranks: ProcessGroup, stop: int | None) -> str:
         def interrupt(at: Any) -> None:
             if at.step == stop:
-                assert keeper._writer.is_free(60)
+                assert checkpointer._writer.is_free(60)
                 raise InterruptedError
 
         model = Llama(config.model, seed=3)
-        keeper = CheckpointKeeper(
+        checkpointer = CheckpointManager(
             place,
-            Execution(checkpoint_minutes=None, checkpoint_steps=1 if stop else None),
+            Execution(checkpoint_interval=None, checkpoint_steps=1 if stop else None),
             config.num_steps,
-            Seat(ranks.rank, ranks.size),
+            RankInfo(ranks.rank, ranks.size),
             ranks.gather,
         )
         before = torch.get_rng_state()
@@ -364,10 +364,10 @@ def go_on_at(job: RankJob) -> None:
                 device=ranks.device,
                 on_progress=interrupt,
                 ranks=ranks,
-                keeper=keeper,
+                checkpointer=checkpointer,
             )
-        keeper.close()
-        resumed = keeper.record().get("resumed_at_steps", [])
+        checkpointer.close()
+        resumed = checkpointer.record().get("resumed_at_steps", [])
         assert resumed or torch.equal(torch.get_rng_state(), before)  # nothing was drawn
         return f"{resumed} {digest({name: p.detach() for name, p in model.named_parameters()})}"
 
@@ -417,7 +417,7 @@ def refuse(job: RankJob) -> None:
 
 def echo_ranks(job: RankJob) -> None:
     """The sum of what the ranks add, by gloo."""
-    from optbench.training.distributed.ranks import joined
+    from optbench.training.distributed.process_group import joined
 
     with joined() as ranks:
         total = ranks.total(float(job.job["value"]))
@@ -427,7 +427,7 @@ def echo_ranks(job: RankJob) -> None:
 
 def join_again(job: RankJob) -> None:
     """A rank dies after all have met, three times; the other one is the first to be there again."""
-    from optbench.training.distributed.ranks import joined
+    from optbench.training.distributed.process_group import joined
 
     second = os.environ["RANK"] == "1"
     if second and job.restarts:

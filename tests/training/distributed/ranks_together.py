@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from optbench.optimizers import OPTIMIZERS, Mars
 from optbench.training.distributed import elastic
-from optbench.training.distributed.ranks import ALONE
+from optbench.training.distributed.process_group import SINGLE_PROCESS
 from optbench.training.run import optimizer_state_bytes
 from tests.training.distributed.rank_jobs import Case, losses_of, train_case
 
@@ -66,14 +66,14 @@ def together(size: int) -> Together:
         ranks_can_import_the_jobs(patch)
         cases = [dataclasses.asdict(case) for case in CASES]
         job = {"name": "train_cases", "folder": folder, "cases": cases}
-        said = elastic.carry_out("tests.training.distributed.rank_jobs", job, size, max_restarts=0)
+        said = elastic.run_ranks("tests.training.distributed.rank_jobs", job, size, max_restarts=0)
         files = [Path(folder) / f"{number}.safetensors" for number in range(len(CASES))]
         return Together(said, tuple(load_file(file) for file in files))
 
 
 @functools.cache
 def alone(case: Case) -> Alone:
-    result, model, optimizer = train_case(case, ALONE)
+    result, model, optimizer = train_case(case, SINGLE_PROCESS)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     return Alone(losses_of(result), parameters, optimizer_state_bytes(optimizer))
 

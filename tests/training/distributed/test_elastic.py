@@ -71,7 +71,7 @@ def ranks_of(parent: int) -> list[int]:
 
 def test_reports_arrive_in_order_also_after_a_line_that_was_torn() -> None:
     said: list[dict[str, int]] = []
-    answer = elastic.carry_out(MODULE, {"name": "report_and_die"}, 2, said.append)
+    answer = elastic.run_ranks(MODULE, {"name": "report_and_die"}, 2, said.append)
     assert answer == {"ended": True}
     assert [one["number"] for one in said] == [0, 1, 2, 10, 11, 12]
 
@@ -82,7 +82,7 @@ def test_a_killed_rank_restarts_all(tmp_path: Path) -> None:
         target=lambda: [pid_in(first[0]), os.kill(pid_in(first[1]), signal.SIGKILL)]
     )
     killer.start()
-    answer = elastic.carry_out(MODULE, {"name": "note_pid", "folder": str(tmp_path)}, 2)
+    answer = elastic.run_ranks(MODULE, {"name": "note_pid", "folder": str(tmp_path)}, 2)
     killer.join()
     assert answer == {"restarts": 1, "size": "2"}
     assert (tmp_path / "pid-0-1").exists()
@@ -92,13 +92,13 @@ def test_a_killed_rank_restarts_all(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_restarted_ranks_do_not_look_for_dead_ones_where_these_had_listened() -> None:
     # Which of two connects to the other depends on their ports: three meetings, to be sure.
-    answer = elastic.carry_out(MODULE, {"name": "join_again"}, 2, max_restarts=6)
+    answer = elastic.run_ranks(MODULE, {"name": "join_again"}, 2, max_restarts=6)
     assert answer == {"restarts": 3, "total": 2.0}
 
 
 def test_an_error_of_a_rank_is_told_after_the_restarts() -> None:
     with pytest.raises(elastic.RanksError) as caught:
-        elastic.carry_out(MODULE, {"name": "raise_an_error"}, 2, max_restarts=1)
+        elastic.run_ranks(MODULE, {"name": "raise_an_error"}, 2, max_restarts=1)
     told = str(caught.value)
     assert told.startswith("Rank 1 of the run ended with code 1 after 1 restarts.\nTraceback")
     assert told.endswith("RuntimeError: the cause of it all")
@@ -106,18 +106,18 @@ def test_an_error_of_a_rank_is_told_after_the_restarts() -> None:
 
 def test_what_cannot_get_better_is_not_tried_again(tmp_path: Path) -> None:
     with pytest.raises(elastic.RanksError, match=r"^this cannot be: remedy$"):
-        elastic.carry_out(MODULE, {"name": "refuse", "folder": str(tmp_path)}, 2)
+        elastic.run_ranks(MODULE, {"name": "refuse", "folder": str(tmp_path)}, 2)
     assert sorted((tmp_path / "attempts").read_text()) in (["1"], ["0", "1"])
 
 
 def test_a_refusal_in_the_last_attempt_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(elastic.RanksError, match=r"^this cannot be: remedy$"):
-        elastic.carry_out(MODULE, {"name": "refuse", "folder": str(tmp_path)}, 2, max_restarts=0)
+        elastic.run_ranks(MODULE, {"name": "refuse", "folder": str(tmp_path)}, 2, max_restarts=0)
 
 
 def test_a_module_that_is_not_there_is_told() -> None:
     with pytest.raises(elastic.RanksError, match=r"No module named tests\.nowhere"):
-        elastic.carry_out("tests.nowhere", {}, 2, max_restarts=0)
+        elastic.run_ranks("tests.nowhere", {}, 2, max_restarts=0)
 
 
 def test_an_error_of_who_listens_is_raised() -> None:
@@ -125,7 +125,7 @@ def test_an_error_of_who_listens_is_raised() -> None:
         raise KeyError("bar")
 
     with pytest.raises(KeyError, match="bar"):
-        elastic.carry_out(MODULE, {"name": "report_and_die"}, 2, listen)
+        elastic.run_ranks(MODULE, {"name": "report_and_die"}, 2, listen)
 
 
 @pytest.mark.parametrize("error", [KeyError, ValueError])
@@ -152,7 +152,7 @@ def test_a_report_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
 
 def test_the_process_is_left_as_it_was() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    elastic.carry_out(MODULE, {"name": "report_and_die"}, 2)
+    elastic.run_ranks(MODULE, {"name": "report_and_die"}, 2)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert "TORCHELASTIC_SIGNALS_TO_HANDLE" not in os.environ
 
@@ -161,7 +161,7 @@ def test_the_process_is_left_as_it_was() -> None:
 def test_no_rank_outlives_the_process_that_started_it(sent: signal.Signals, tmp_path: Path) -> None:
     code = textwrap.dedent(f"""
         from optbench.training.distributed import elastic
-        elastic.carry_out("{MODULE}", {{"name": "note_pid", "folder": "{tmp_path}"}}, 2)
+        elastic.run_ranks("{MODULE}", {{"name": "note_pid", "folder": "{tmp_path}"}}, 2)
     """)
     driver = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -204,7 +204,7 @@ def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_a_run_that_cannot_be_shared_out_starts_no_rank(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(elastic, "carry_out", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(elastic, "run_ranks", lambda *_: pytest.fail("ranks were started"))
     record = run(run_config(), corpus, execution=Execution(devices=5))
     assert (record.status, ConfigError.__name__ in record.error) == ("failed", True)
     other = run(run_config().with_fingerprint("00"), corpus, execution=Execution(devices=2))
@@ -270,7 +270,7 @@ def test_a_killed_worker_takes_its_ranks_along_and_the_job_is_done_again(
 ) -> None:
     with ProcessExecutor(1, initialize=executor_jobs.nothing) as executor:
         job = {"name": "note_pid", "folder": str(tmp_path)}
-        future = executor.submit(elastic.carry_out, MODULE, job, 2)
+        future = executor.submit(elastic.run_ranks, MODULE, job, 2)
         ranks = [pid_in(tmp_path / f"pid-{rank}-0") for rank in range(2)]
         for rank in range(2):
             (tmp_path / f"pid-{rank}-0").unlink()

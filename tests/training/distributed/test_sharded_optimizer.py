@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from optbench.config import ConfigError
 from optbench.optimizers import OPTIMIZERS, AdamW, Mars, Muon, parameter_groups
-from optbench.training.distributed.ranks import Ranks
+from optbench.training.distributed.process_group import ProcessGroup
 from optbench.training.distributed.sharded_optimizer import SLACK, Load, owners_of, sharded
 from optbench.training.model import Llama
 from tests.builders import TINY_MODEL
@@ -68,7 +68,7 @@ def parts(cls: type[torch.optim.Optimizer], size: int) -> list[torch.optim.Optim
     """What each rank would have, built in one process: nothing is sent before the first step."""
     model = Llama(TINY_MODEL, seed=0)
     groups = parameter_groups(model, model.roles())
-    return [sharded(cls, groups, Ranks(rank, size)) for rank in range(size)]
+    return [sharded(cls, groups, ProcessGroup(rank, size)) for rank in range(size)]
 
 
 @pytest.mark.parametrize("cls", [*OPTIMIZERS.values(), torch.optim.AdamW, torch.optim.SGD])
@@ -112,4 +112,4 @@ def test_only_what_is_shared_out_adds_up_over_owners() -> None:
 def test_more_ranks_than_parameters_are_refused() -> None:
     groups = [{"params": [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]}]
     with pytest.raises(ConfigError, match=r"Each of the 3 devices .* has only 2. Use 2 devices"):
-        sharded(torch.optim.SGD, groups, Ranks(0, 3))
+        sharded(torch.optim.SGD, groups, ProcessGroup(0, 3))

@@ -1,6 +1,6 @@
 """One claim of the paper, judged, and what the judges of all claims share.
 
-A universal claim ("every speed-up is at most …") holds if each interval by itself says so, and
+A universal claim ("every speed-up is at most …") holds if each interval by itself supports it, and
 fails if one interval does, after the correction for how many there were (Bonferroni): the more one
 looks at, the more often one of them is extreme by chance.
 """
@@ -18,21 +18,21 @@ from optbench.statistics.noise import LEVEL, Difference
 from optbench.statistics.speedup import Speedup
 from optbench.units import format_ends, format_p, format_signed, format_times
 
-Verdict: TypeAlias = Literal["holds", "does not hold", "cannot tell"]
+Verdict: TypeAlias = Literal["holds", "does not hold", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What the study's own records say of a claim.
+    """The verdict of a study's own records on a claim.
 
     Args:
-        number: in the order of `claims`, from 1.
+        number: in the order of `registry`, from 1.
         statement: the claim.
         verdict: by the intervals.
         evidence: sentences with the numbers and their 95 % intervals.
         cells: labels of the cells behind it.
         run_ids: runs behind it that are no confirmations of these cells.
-        needs: what is missing to tell, in sentences; empty where it is told.
+        needs: what is missing for a verdict, in sentences; empty where there is one.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""The families that the paper's claims speak of, and to which of them each optimizer belongs."""
+"""The families of the paper's claims, and to which of them each optimizer belongs."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from itertools import combinations
 from optbench.analysis.cells import CellSummary
 from optbench.analysis.claims.claim import Claim, Verdict, count_text, is_above, is_below, nats_text
 from optbench.analysis.claims.families import kind_of, of_kind
-from optbench.analysis.confirmation import Confirmed
+from optbench.analysis.confirmation import Replicates
 from optbench.statistics.contrasts import difference_by_seed
 from optbench.statistics.noise import Difference
 
@@ -23,10 +23,10 @@ class Standings:
     """Who was confirmed in a cell, the least mean test loss first."""
 
     cell: CellSummary
-    ranked: tuple[Confirmed, ...]
+    ranked: tuple[Replicates, ...]
 
     @property
-    def winner(self) -> Confirmed:
+    def winner(self) -> Replicates:
         """The first."""
         return self.ranked[0]
 
@@ -76,13 +76,13 @@ def matrix_based_beat_scalar_based(cells: Sequence[CellSummary]) -> Claim:
     behind = [
         s for s, own, others in divided if s.beats_all(others[0], own, len(others) * len(divided))
     ]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if behind:
         verdict = "does not hold"
     elif divided and len(ahead) == len(divided):
         verdict = "holds"
     needs = ()
-    if verdict == "cannot tell":
+    if verdict == "inconclusive":
         needs = (
             ("More seeds: in some cell neither family is ahead beyond the noise.",)
             if divided
@@ -126,7 +126,7 @@ def winner_depends_on_ratio(cells: Sequence[CellSummary]) -> Claim:
     comparisons = len(pairs) * max((_num_pairs(a) for a, _ in pairs), default=1)
     changes = [pair for pair in pairs if _winner_changes(*pair, comparisons)]
     wide = [found for found in several.values() if _spans_the_change(found)]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if changes:
         verdict = "holds"
     elif wide and all(_has_one_winner(found) for found in wide):
@@ -142,7 +142,7 @@ def winner_depends_on_ratio(cells: Sequence[CellSummary]) -> Claim:
             *(_winner_text(s) for found in several.values() for s in found),
         ),
         cells=tuple(s.cell.cell.label for found in several.values() for s in found),
-        needs=() if verdict != "cannot tell" else (_needs_for_ratio(several, wide),),
+        needs=() if verdict != "inconclusive" else (_needs_for_ratio(several, wide),),
     )
 
 
@@ -253,7 +253,7 @@ def intermediate_ranks_mislead(cells: Sequence[CellSummary]) -> Claim:
     checks = [check for s in _standings(cells) for check in _rank_checks(s)]
     clear = [c for c in checks if c.is_swapped_clearly(len(checks))]
     decided = [c for c in checks if c.is_decided]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if clear:
         verdict = "holds"
     elif decided and all(c.agrees for c in decided):
@@ -262,12 +262,12 @@ def intermediate_ranks_mislead(cells: Sequence[CellSummary]) -> Claim:
     evidence = [
         f"Of {count_text(len(checks), 'pair')} at checkpoints from {LATE:.0%} of the run on, "
         f"{len(swapped)} stand in the other order than at the end, {len(clear)} of them beyond "
-        f"the noise; of the {len(decided)} that can be told apart at the end, "
+        f"the noise; of the {len(decided)} that can be distinguished at the end, "
         f"{sum(c.agrees for c in decided)} could be so at the checkpoint, in the same order."
     ]
     evidence += [c.text for c in (clear or swapped)[:_SHOWN]]
     needs: tuple[str, ...] = ()
-    if verdict == "cannot tell":
+    if verdict == "inconclusive":
         needs = (
             ("More seeds: an order at a checkpoint or at the end is within the noise.",)
             if checks
@@ -301,7 +301,7 @@ def _rank_checks(standings: Standings) -> Iterator[RankCheck]:
                 )
 
 
-def _by_checkpoint(confirmed: Confirmed) -> dict[float, dict[int, float]]:
+def _by_checkpoint(confirmed: Replicates) -> dict[float, dict[int, float]]:
     """Validation losses by fraction of the run, to the percent, and seed."""
     found: dict[float, dict[int, float]] = {}
     for seed in confirmed.seeds:

@@ -19,14 +19,14 @@ from optbench.analysis.claims.speedups import (
 )
 from optbench.analysis.claims.transfer import no_transfer_between_optimizers
 from optbench.analysis.claims.tuning import tuning_is_worth
-from optbench.statistics.shared_fit import SharedFit
+from optbench.statistics.joint_fit import JointFit
 from optbench.store.journal import Journal
 
 
 def evaluate_claims(
     journal: Journal,
     cells: Sequence[CellSummary],
-    shared: SharedFit,
+    joint: JointFit,
     test_losses: Mapping[str, float],
     difference_noise: tuple[float, int] | None = None,
 ) -> tuple[Claim, ...]:
@@ -35,7 +35,7 @@ def evaluate_claims(
     Args:
         journal: of the study.
         cells: every cell in which something is confirmed.
-        shared: the joint fit, for the trends of speed-ups with the size.
+        joint: the joint fit, for the trends of speed-ups with the size.
         test_losses: of the tuning runs, by run id; one that diverged has none.
         difference_noise: of two runs on one seed, standard deviation and degrees of freedom, where
             the journal has no measurement of it.
@@ -45,7 +45,7 @@ def evaluate_claims(
         tuning_is_worth(study.baseline, cells, test_losses),
         no_transfer_between_optimizers(journal, difference_noise),
         speedups_stay_low(study, cells),
-        speedups_shrink_with_size(study.baseline, cells, shared),
+        speedups_shrink_with_size(study.baseline, cells, joint),
         matrix_based_beat_scalar_based(cells),
         winner_depends_on_ratio(cells),
         variance_reduced_gain(cells),

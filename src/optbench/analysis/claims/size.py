@@ -13,8 +13,8 @@ from optbench.analysis.cells import CellSummary
 from optbench.analysis.claims.claim import Claim, Verdict, listed
 from optbench.analysis.claims.speedups import cell_speedups
 from optbench.statistics.efficiency import SizeTrend
+from optbench.statistics.joint_fit import JointFit
 from optbench.statistics.noise import LEVEL
-from optbench.statistics.shared_fit import SharedFit
 from optbench.units import (
     format_count,
     format_ends,
@@ -38,22 +38,22 @@ class SizedSpeedup:
 
 
 def speedups_shrink_with_size(
-    baseline: str, cells: Sequence[CellSummary], shared: SharedFit
+    baseline: str, cells: Sequence[CellSummary], joint: JointFit
 ) -> Claim:
     """4: the mean slope of ln e over ln N of the optimizers that are faster than the baseline.
 
-    Which are faster is judged by their mean over the sizes, whose error says nothing of the slope.
-    All slopes err with the same baseline, so the interval of their mean has the mean half-width,
-    as if they erred alike.
+    Which are faster is judged by their mean over the sizes, whose error is independent of the
+    slope. All slopes err with the same baseline, so the interval of their mean has the mean
+    half-width, as if they erred alike.
     """
-    trends, points = list(shared.trends), _shared_points(shared)
+    trends, points = list(joint.trends), _joint_points(joint)
     source = "the joint fit"
     if not trends:
         points = _cell_points(cells)
         trends, source = _cell_trends(points), "the cells' own speed-ups"
     faster = [t for t in trends if _is_faster([p for p in points if p.optimizer == t.optimizer])]
     known = [t for t in faster if t.low is not None]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     evidence: list[str] = []
     if known:
         value, low, high = _mean_trend(known)
@@ -68,7 +68,7 @@ def speedups_shrink_with_size(
         ]
         evidence += [_trend_text(t, points) for t in known]
     needs: tuple[str, ...] = ()
-    if verdict == "cannot tell":
+    if verdict == "inconclusive":
         needs = (_needs_for_trend(baseline, trends, known),)
     return Claim(
         number=4,
@@ -104,10 +104,10 @@ def _trend_text(trend: SizeTrend, points: Sequence[SizedSpeedup]) -> str:
     return f"{trend.optimizer}: {sizes} parameters; d ln e / d ln N = {slope} {ends}."
 
 
-def _shared_points(shared: SharedFit) -> list[SizedSpeedup]:
+def _joint_points(joint: JointFit) -> list[SizedSpeedup]:
     return [
         point
-        for e in shared.efficiencies
+        for e in joint.efficiencies
         if e.params is not None
         if (point := _point(e.optimizer, e.params, e.value, e.low, e.high, bound=e.bound))
     ]

@@ -80,7 +80,7 @@ def speedups_stay_low(study: StudyEntry, cells: Sequence[CellSummary]) -> Claim:
     found.sort(key=lambda s: -s.tokens.value)
     silent = set(study.optimizers) - {study.baseline} - {s.row.optimizer for s in found}
     straddling = [s for s in found if s.ends[1] > MOST]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if any(widened(s.tokens, len(found))[0] > MOST for s in found):
         verdict = "does not hold"
     elif found and not straddling and not silent:
@@ -101,7 +101,7 @@ def speedups_stay_low(study: StudyEntry, cells: Sequence[CellSummary]) -> Claim:
         verdict=verdict,
         evidence=tuple(evidence),
         cells=labels,
-        needs=tuple(needs) if verdict == "cannot tell" else (),
+        needs=tuple(needs) if verdict == "inconclusive" else (),
     )
 
 
@@ -116,7 +116,7 @@ def variance_reduced_gain(cells: Sequence[CellSummary]) -> Claim:
     }
     speeds = {name: _mean_speedup(cells, name) for name in gains}
     everywhere = [d for found in compared.values() for d in found.values()]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if (
         any(is_above(gain, len(gains)) for gain in gains.values())
         or any(is_above(d, len(everywhere)) for d in everywhere)
@@ -140,7 +140,7 @@ def variance_reduced_gain(cells: Sequence[CellSummary]) -> Claim:
         verdict=verdict,
         evidence=tuple(evidence),
         cells=tuple(dict.fromkeys(label for found in compared.values() for label in found)),
-        needs=tuple(_needs_for_gain(names, gains, speeds)) if verdict == "cannot tell" else (),
+        needs=tuple(_needs_for_gain(names, gains, speeds)) if verdict == "inconclusive" else (),
     )
 
 
@@ -233,7 +233,7 @@ def memory_efficient_keep_up(baseline: str, cells: Sequence[CellSummary]) -> Cla
     present = {s.row.optimizer for s in found}
     below = [s for s in found if widened(s.tokens, len(found))[1] < KEEPS_UP]
     unclear = [s for s in found if s.ends[0] < KEEPS_UP]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if below:
         verdict = "does not hold"
     elif len(present) == len(names) and not unclear:
@@ -253,5 +253,5 @@ def memory_efficient_keep_up(baseline: str, cells: Sequence[CellSummary]) -> Cla
         verdict=verdict,
         evidence=tuple(f"{s.text}." for s in found),
         cells=_labels(found),
-        needs=tuple(needs) if verdict == "cannot tell" else (),
+        needs=tuple(needs) if verdict == "inconclusive" else (),
     )

@@ -32,7 +32,7 @@ class Transfer:
         penalty: validation loss over the target's own best, nats; infinite if it diverged; None if
             the target never tried the values.
         run_id: behind the penalty; empty where the values are the target's own or were not tried.
-        tau: tie threshold of the target's tuning.
+        tau: noise threshold of the target's tuning.
         noise: standard deviation of a difference on one seed, and its degrees of freedom; None if
             it was never measured.
     """
@@ -59,7 +59,7 @@ class Transfer:
 def no_transfer_between_optimizers(
     journal: Journal, difference_noise: tuple[float, int] | None = None
 ) -> Claim:
-    """2: penalties of one optimizer at another's best values, against noise and tie threshold.
+    """2: penalties of one optimizer at another's best values, against noise and noise threshold.
 
     Args:
         journal: with the tunings.
@@ -68,7 +68,7 @@ def no_transfer_between_optimizers(
     transfers = list(_transfers(journal, difference_noise))
     known = [t for t in transfers if t.penalty is not None]
     tried = [t for t in known if t.run_id]
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if any(_is_costly(t, len(tried)) for t in tried):
         verdict = "holds"
     elif known and known == transfers and all(_is_free(t) for t in known):
@@ -87,7 +87,7 @@ def no_transfer_between_optimizers(
         evidence=tuple(evidence),
         cells=tuple(dict.fromkeys(t.cell.label for t in known)),
         run_ids=tuple(t.run_id for t in ranked),
-        needs=() if verdict != "cannot tell" else tuple(_needs_for_transfer(transfers)),
+        needs=() if verdict != "inconclusive" else tuple(_needs_for_transfer(transfers)),
     )
 
 
@@ -162,7 +162,7 @@ def _matches(configuration: Configuration, values: Configuration) -> bool:
 
 
 def _difference_noise(entries: Sequence[NoiseEntry], cell: CellEntry) -> tuple[float, int] | None:
-    """Of the nearest cell in which it was measured, as for the tie threshold."""
+    """Of the nearest cell in which it was measured, as for the noise threshold."""
 
     def distance(entry: NoiseEntry) -> float:
         other = entry.cell
@@ -209,5 +209,5 @@ def _needs_for_transfer(transfers: Sequence[Transfer]) -> Iterator[str]:
     elif any(t.run_id and not _is_free(t) for t in transfers):
         yield (
             "More seeds in the measurement of the noise: the penalties are neither beyond it nor, "
-            "with it, within the tie threshold."
+            "with it, within the noise threshold."
         )

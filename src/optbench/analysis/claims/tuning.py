@@ -18,7 +18,7 @@ from optbench.units import format_value
 
 TUNING_WORTH = 2.0
 # A learning rate this far from the best is still a common recipe's: the paper's 2× are of 8e-3
-# against 6e-4. Without one among the candidates, nothing speaks against the claim.
+# against 6e-4. Without one among the candidates, nothing contradicts the claim.
 RECIPE_FACTOR = 8.0
 _SHOWN = 3  # examples of a kind
 _FLIPPED: Mapping[Bound, Bound] = {"": "", "<": ">", ">": "<"}
@@ -54,7 +54,7 @@ def tuning_is_worth(
     judged = [cell for cell in cells if baseline == ADAMW and _reaches_down(cell)]
     setbacks = [setback for cell in judged for setback in _setbacks(cell, test_losses)]
     tried = sum(len(line.points) - 1 for cell in judged for line in _lines(cell))
-    verdict: Verdict = "cannot tell"
+    verdict: Verdict = "inconclusive"
     if any(widened(s.worth, tried)[0] >= TUNING_WORTH for s in setbacks):
         verdict = "holds"
     elif any(map(_has_far_recipe, judged)) and all(
@@ -74,7 +74,9 @@ def tuning_is_worth(
         ),
         cells=tuple(dict.fromkeys(s.cell.label for s in ranked)),
         run_ids=tuple(run_id for s in ranked[:_SHOWN] for run_id in s.run_ids),
-        needs=() if verdict != "cannot tell" else tuple(_needs_for_worth(baseline, judged, ranked)),
+        needs=()
+        if verdict != "inconclusive"
+        else tuple(_needs_for_worth(baseline, judged, ranked)),
     )
 
 

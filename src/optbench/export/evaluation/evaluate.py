@@ -22,7 +22,7 @@ from jinja2 import TemplateError
 
 import optbench
 from optbench.config import UserError
-from optbench.export.evaluation.scores import Evaluation, TaskScore
+from optbench.export.evaluation.scores import EvaluationResult, TaskScore
 from optbench.export.evaluation.tasks import PAPER_TASKS
 from optbench.space import did_you_mean
 from optbench.training.weights import TrainedModel
@@ -58,12 +58,12 @@ def evaluate(
     choice: TaskChoice,
     *,
     device: torch.device,
-    say: Callable[[str], None] = lambda _: None,
-) -> Evaluation:
+    notify: Callable[[str], None] = lambda _: None,
+) -> EvaluationResult:
     """Score a run.
 
     Args:
-        say: told beforehand which data the harness may download.
+        notify: called beforehand with the data that the harness may download.
 
     Raises:
         EvaluationError: the harness is not installed, a task is unknown, or its data is not there.
@@ -75,7 +75,7 @@ def evaluate(
 
     manager, names, foreign = _tasks(choice)
     if foreign:
-        say(
+        notify(
             f"The harness downloads the data of {', '.join(foreign)} from the Hugging Face hub "
             f"(huggingface.co), unless its cache has it."
         )
@@ -90,7 +90,7 @@ def evaluate(
             task_manager=manager,
         )
     assert results is not None, "only other ranks of a distributed evaluation get nothing"
-    return Evaluation(
+    return EvaluationResult(
         run_id=trained.origin.run_id,
         scores=tuple(scores_of(results)),
         limit=choice.limit,
@@ -163,7 +163,7 @@ def _tasks(choice: TaskChoice) -> tuple[TaskManager, tuple[str, ...], list[str]]
         if not own:
             raise EvaluationError(
                 f"There are no tasks in {choice.folder}. A task is a .yaml file with the key "
-                f"'task', as the harness's documentation says."
+                f"'task', as in the harness's documentation."
             )
     names = choice.names or tuple(own) or tuple(PAPER_TASKS.values())
     foreign = [name for name in names if name not in own]
@@ -182,7 +182,7 @@ def _tasks(choice: TaskChoice) -> tuple[TaskManager, tuple[str, ...], list[str]]
 def errors_of_tasks(
     names: Sequence[str], folder: Path | None, foreign: Sequence[str]
 ) -> Generator[None]:
-    """Say what to do when the data of a task is not there, or its file does not fit its data."""
+    """Name the remedy when the data of a task is not there, or its file does not fit its data."""
     own = f"the task files in {folder}"
     try:
         yield

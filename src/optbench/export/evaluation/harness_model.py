@@ -3,7 +3,7 @@
 The only module that imports the harness's model class; it needs the extra ``eval``. The rules are
 those of the harness's own Hugging Face class, so that an exported run scores the same there:
 contexts lose their beginning when they do not fit, and a text without context follows the
-end-of-document token. Where that class gives up, on a continuation longer than the model's
+end-of-document token. Where that class abandons, on a continuation longer than the model's
 sequences, this one scores it in pieces.
 """
 

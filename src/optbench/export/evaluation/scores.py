@@ -43,7 +43,7 @@ class TaskScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class EvaluationResult:
     """The scores of a run.
 
     Args:
@@ -84,7 +84,7 @@ class Evaluation:
         return {**dataclasses.asdict(self), "warning": self.warning}
 
 
-def store_evaluation(store: Path, evaluation: Evaluation) -> None:
+def store_evaluation(store: Path, evaluation: EvaluationResult) -> None:
     """Append to ``evaluations.jsonl`` of a store.
 
     Raises:

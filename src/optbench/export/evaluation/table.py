@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from optbench.export.evaluation.scores import Evaluation, TaskScore
+from optbench.export.evaluation.scores import EvaluationResult, TaskScore
 from optbench.export.evaluation.tasks import PAPER_TASKS
 
 
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """One row for each metric of each task, then what the scores do not say."""
+def print_evaluation(evaluation: EvaluationResult, console: Console) -> None:
+    """One row for each metric of each task, then the limits of the scores."""
     table = Table(title=_title(evaluation), title_justify="left")
     for name in ("task", "metric", "score", "± std. error", "chance", "documents", "version"):
         table.add_column(name, justify="left" if name in ("task", "metric") else "right")
@@ -20,7 +20,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(f"Warning: {evaluation.warning}", highlight=False, markup=False)
 
 
-def _title(evaluation: Evaluation) -> str:
+def _title(evaluation: EvaluationResult) -> str:
     limit = evaluation.limit
     part = f", only the first {limit:,} documents of each task" if limit is not None else ""
     return f"Run {evaluation.run_id} on downstream tasks (lm-eval {evaluation.harness}{part})"

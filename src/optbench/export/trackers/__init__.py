@@ -8,5 +8,5 @@ lives in a process of its own that may hang, fail or die without a run noticing:
     sinks/<name>/written.txt   ids of the runs that it has, one per line
 
 A sink is given what it does not have yet: what was in the store before it was chosen, and what it
-missed in an earlier sitting.
+missed in an earlier session.
 """

@@ -34,7 +34,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class FeedSource:
     """What a sink is filled from.
 
     Args:
@@ -56,32 +56,32 @@ class Feed:
     """A sink's process, a thread that waits for it and the runs that wait for both.
 
     The thread does everything that may take time. A sink that cannot be opened, ends or does not
-    answer is given up for this sitting; what it did not get is missing in ``written.txt`` and is
+    answer is abandoned for this session; what it did not get is missing in ``written.txt`` and is
     handed to it first next time.
 
     Args:
         settings: of the sink.
         source: of the runs.
-        tell: prints a line for the user; called in the thread.
+        notify: prints a line for the user; called in the thread.
     """
 
     def __init__(
         self,
         settings: SinkSettings,
-        source: Source,
-        tell: Callable[[str], None],
+        source: FeedSource,
+        notify: Callable[[str], None],
         limits: Limits,
     ) -> None:
         self._settings = settings
         self._source = source
-        self._tell = tell
+        self._notify = notify
         self._limits = limits
         self._log_file = source.directory / LOG_NAME
         folder = source.directory / "sinks" / settings.name
         self._written_file = folder / "written.txt"
         self._queue: SimpleQueue[RunRecord | None] = SimpleQueue()
-        self._reason = ""  # of the last trouble
-        self._given_up = False
+        self._reason = ""  # of the last problem
+        self._disabled = False
         self._overflowed = False
         self._expired = False
         self._written: set[str] = set()
@@ -90,7 +90,7 @@ class Feed:
             self._written = _read_written(self._written_file)
             self._process = SinkProcess(settings, source.study, folder, self._log_file)
         except OSError as error:
-            self._give_up(f"it could not be started: {error}")
+            self._disable(f"it could not be started: {error}")
         self._missed = [run_id for run_id in source.finished if run_id not in self._written]
         self._offered = len(self._missed)
         self._delivered = 0
@@ -105,23 +105,23 @@ class Feed:
     def offer(self, record: RunRecord) -> None:
         """Hand a finished run over; returns at once, whether there is room for it or not."""
         self._offered += 1
-        if self._given_up:
+        if self._disabled:
             return
         if self._queue.qsize() < self._limits.max_waiting:
             self._queue.put(record)
         elif not self._overflowed:
             self._overflowed = True
             waiting = self._limits.max_waiting
-            self._trouble(
+            self._report_problem(
                 f"it is slower than the study: {waiting} runs wait for it and others pass it by"
             )
 
     def end(self) -> None:
-        """Say that no more runs will come."""
+        """Announce that no more runs will come."""
         self._queue.put(None)
 
     def finish(self, until: float) -> None:
-        """Wait for what is left, end the process, and tell what was not written.
+        """Wait for what is left, end the process, and report what was not written.
 
         Args:
             until: a time of `time.monotonic`; the sink is ended then, whatever it is doing.
@@ -133,11 +133,13 @@ class Feed:
             self.kill()
             self._thread.join(KILLED_S)
             waited = round(seconds, 1)
-            self._trouble(f"it was ended {waited:g} s after the last run, and had not finished")
+            self._report_problem(
+                f"it was ended {waited:g} s after the last run, and had not finished"
+            )
         if missing := self._offered - self._delivered:
-            self._say(
+            self._notify_and_log(
                 f"{self._settings.title}: {missing} of {self._offered} runs were not written. Last "
-                f"trouble: {self._reason}. The study lacks nothing, and the same command tries "
+                f"problem: {self._reason}. The study lacks nothing, and the same command tries "
                 f"them again."
             )
 
@@ -153,17 +155,17 @@ class Feed:
             return
         try:
             if problem := process.open(self._limits.answer_s):
-                self._give_up(problem)
+                self._disable(problem)
                 return
             for record in self._records():
                 self._deliver(record, process)
             if problem := process.close(self._limits.answer_s):
-                self._trouble(f"it could not be closed: {problem}")
+                self._report_problem(f"it could not be closed: {problem}")
         except LostError as error:
             if not self._expired:
-                self._give_up(str(error))
+                self._disable(str(error))
         except Exception as error:  # such as a full disk; nothing may reach the study
-            self._give_up(f"{type(error).__name__}: {error}")
+            self._disable(f"{type(error).__name__}: {error}")
         finally:
             process.kill()
             process.release()
@@ -179,33 +181,33 @@ class Feed:
         if record.run_id not in self._written:
             problem = process.write(self._source.show(record), self._limits.answer_s)
             if problem:
-                self._trouble(f"run {record.run_id} could not be written: {problem}")
+                self._report_problem(f"run {record.run_id} could not be written: {problem}")
                 return
             with self._written_file.open("a", encoding="utf-8") as file:
                 file.write(f"{record.run_id}\n")
             self._written.add(record.run_id)
         self._delivered += 1
 
-    def _give_up(self, reason: str) -> None:
-        self._given_up = True
-        self._trouble(reason, "the study goes on without it")
+    def _disable(self, reason: str) -> None:
+        self._disabled = True
+        self._report_problem(reason, "the study goes on without it")
 
-    def _trouble(self, reason: str, consequence: str = "the study goes on") -> None:
-        """Tell the first trouble of a sink at once, and keep every one in the log."""
+    def _report_problem(self, reason: str, consequence: str = "the study goes on") -> None:
+        """Report the first problem of a sink at once, and keep every one in the log."""
         first, self._reason = not self._reason, reason
         line = f"{self._settings.title}: {reason}; {consequence}."
         if first:
-            self._say(line)
+            self._notify_and_log(line)
         else:
             self._log(line)
 
-    def _say(self, line: str) -> None:
-        self._tell(line)
+    def _notify_and_log(self, line: str) -> None:
+        self._notify(line)
         self._log(line)
 
     def _log(self, line: str) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        # Where the disk is full it has been told at least.
+        # Where the disk is full it has been printed at least.
         with contextlib.suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:
             file.write(f"{now} {line}\n")
 

@@ -112,7 +112,7 @@ class TrackioSettings(SinkSettings):
         return TrackioSink(self.project, self.space_id)
 
     def environment(self, inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
-        """Where it writes is what the study file says, whatever its own variables say."""
+        """It writes where the study file has it, whatever its own variables are."""
         kept = {name: v for name, v in inherited.items() if not name.startswith("TRACKIO_")}
         # Without this it asks the hub for the name of the user whenever a token is found.
         offline = {} if self.space_id else {"HF_HUB_OFFLINE": "1"}

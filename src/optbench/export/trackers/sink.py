@@ -31,7 +31,7 @@ class Sink(Protocol):
     def write(self, run: ShownRun) -> None:
         """Write a run; it is kept once this returns.
 
-        An earlier sitting may have left a part of it, which is replaced.
+        An earlier session may have left a part of it, which is replaced.
         """
         ...
 

@@ -173,7 +173,7 @@ class _Serving:
         self._sink: Sink | None = None
 
     def obey(self, message: Mapping[str, Any]) -> None:
-        """Do what a message says; raises what the sink raises."""
+        """Do what a message asks for; raises what the sink raises."""
         if message["do"] == "open":
             module, _, name = message["settings"].partition(":")
             kind = getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""StudySinks: the sinks of a study during one sitting."""
+"""StudySinks: the sinks of a study during one session."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from optbench.export.trackers.feed import Feed, Limits, Source
+from optbench.export.trackers.feed import Feed, FeedSource, Limits
 from optbench.export.trackers.settings import SinkSettings
 from optbench.export.trackers.shown_run import shown_run
 from optbench.ladder import Cell
@@ -28,7 +28,7 @@ class StudySinks:
         directory: of the store.
         records: the store's.
         finished: ids of those that a sink is to have.
-        tell: prints a line for the user; called from several threads.
+        notify: prints a line for the user; called from several threads.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class StudySinks:
         directory: Path,
         records: Mapping[str, RunRecord],
         finished: Sequence[str],
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         limits: Limits | None = None,
     ) -> None:
         self._closed = False
         show = functools.partial(shown_run, cells=cells)
-        source = Source(study, directory, show, records, finished)
+        source = FeedSource(study, directory, show, records, finished)
         self._feeds = [
-            (settings, Feed(settings, source, tell, limits or Limits())) for settings in chosen
+            (settings, Feed(settings, source, notify, limits or Limits())) for settings in chosen
         ]
 
     @property
@@ -61,7 +61,7 @@ class StudySinks:
             feed.offer(record)
 
     def close(self, at_most_s: float = float("inf")) -> None:
-        """Give each sink its time to write the rest, end it, and say what was not delivered."""
+        """Give each sink its time to write the rest, end it, and report what was not delivered."""
         if self._closed:
             return
         self._closed = True

@@ -1,6 +1,6 @@
 """Weights & Biases: a W&B run for each run, offline as files or online.
 
-The W&B run has our run id: ``wandb sync`` or an online sitting adds to the same run and never makes
+The W&B run has our run id: ``wandb sync`` or an online session adds to the same run and never makes
 a second one. Console, code, git state and machine statistics are not captured: they would be those
 of the sink's process.
 """

@@ -20,7 +20,7 @@ from optbench.optimizers.engine.buckets import (
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BucketPlan:
     """Buckets, and all that must stay as it was for them to serve the next step.
 
     Args:

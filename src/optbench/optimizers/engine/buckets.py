@@ -45,7 +45,7 @@ class FusedStep(Protocol):
         state: dict[str, list[Tensor]],
         step: int,
         group: Group,
-        rate: Rate,
+        step_size: StepSize,
     ) -> None:
         """Step ``params``; every list has one tensor per parameter."""
         ...
@@ -69,7 +69,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class StepSize:
     """How a group's parameters take a direction u: p ← (1 − lr · weight_decay) · p − lr · u."""
 
     lr: float
@@ -200,7 +200,10 @@ class Bucket(ABC):
         ]
 
     def advance(
-        self, groups: Sequence[Group], rates: Sequence[Rate], compiled: FusedStep | None = None
+        self,
+        groups: Sequence[Group],
+        step_sizes: Sequence[StepSize],
+        compiled: FusedStep | None = None,
     ) -> None:
         """Take one step of every member, by the compiled step or a fused kernel where one can."""
         self._count_step()
@@ -211,7 +214,7 @@ class Bucket(ABC):
         same_dtype = self.members[0].param.dtype == self.dtype
         whole = compiled or (self.rule.fused if same_dtype else None)
         if whole is not None and self.is_in_order:
-            self._advance_fused(whole, group, rates)
+            self._advance_fused(whole, group, step_sizes)
             return
         gradients = self._gradients()
         for chunk in self.chunks:
@@ -220,20 +223,22 @@ class Bucket(ABC):
             parts = self._split(direction, chunk)
             for section in chunk.sections:
                 part = slice(section.start, section.stop)
-                _apply(chunk.targets[part], parts[part], rates[section.group_index])
+                _apply(chunk.targets[part], parts[part], step_sizes[section.group_index])
 
     @property
     def is_in_order(self) -> bool:
         """Whether whole steps can be taken: parameters lie in order in memory."""
         return all(member.param.is_contiguous() for member in self.members)
 
-    def _advance_fused(self, fused: FusedStep, group: Group, rates: Sequence[Rate]) -> None:
+    def _advance_fused(
+        self, fused: FusedStep, group: Group, step_sizes: Sequence[StepSize]
+    ) -> None:
         for group_index, run in groupby(self.members, key=lambda member: member.group_index):
             members = list(run)
             grads = [_grad(member.param).contiguous() for member in members]
             state = {name: [member.entry[name] for member in members] for name in self.state}
             params = [member.param for member in members]
-            fused(params, grads, state, self.step, group, rates[group_index])
+            fused(params, grads, state, self.step, group, step_sizes[group_index])
 
     def _count_step(self) -> None:
         self.step += 1
@@ -357,23 +362,23 @@ def _saved(member: Member, name: str, view: Tensor) -> Tensor:
     return saved
 
 
-def _apply(targets: Tensors, directions: Tensors, rate: Rate) -> None:
+def _apply(targets: Tensors, directions: Tensors, step_size: StepSize) -> None:
     """Set p ← decay · p − lr · u for the directions of `update`.
 
-    A :class:`FusedStep` takes decay and rate itself, from the same :class:`Rate`: torch's kernels
-    in AdamW, NAdamW and Mars, and the steps that are compiled.
+    A :class:`FusedStep` takes decay and rate itself, from the same :class:`StepSize`: torch's
+    kernels in AdamW, NAdamW and Mars, and the steps that are compiled.
     """
     if targets[0].dtype != directions[0].dtype:
         # Rounded once: in bfloat16 a factor 1 − lr·wd alone would round back to p.
         for target, direction in zip(targets, directions, strict=True):
-            decayed = target.to(direction.dtype) * rate.decay
-            target.copy_(decayed.add_(direction, alpha=-rate.lr))
+            decayed = target.to(direction.dtype) * step_size.decay
+            target.copy_(decayed.add_(direction, alpha=-step_size.lr))
         return
     if len(targets) == 1:  # most pieces of a large tensor; a list costs more than the tensor here
-        if rate.decay != 1:
-            targets[0].mul_(rate.decay)
-        targets[0].add_(directions[0], alpha=-rate.lr)
+        if step_size.decay != 1:
+            targets[0].mul_(step_size.decay)
+        targets[0].add_(directions[0], alpha=-step_size.lr)
         return
-    if rate.decay != 1:
-        torch._foreach_mul_(targets, rate.decay)
-    torch._foreach_add_(targets, directions, alpha=-rate.lr)
+    if step_size.decay != 1:
+        torch._foreach_mul_(targets, step_size.decay)
+    torch._foreach_add_(targets, directions, alpha=-step_size.lr)

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from optbench.optimizers.engine.buckets import FusedStep, Group, Rate, State
+from optbench.optimizers.engine.buckets import FusedStep, Group, State, StepSize
 
 Scalars: TypeAlias = Mapping[str, Tensor]
 
@@ -78,9 +78,9 @@ def compiled_step(kernel: Kernel) -> FusedStep:
         state: dict[str, list[Tensor]],
         step: int,
         group: Group,
-        rate: Rate,
+        step_size: StepSize,
     ) -> None:
-        numbers = {**kernel.scalars(step, group), "lr": rate.lr, "decay": rate.decay}
+        numbers = {**kernel.scalars(step, group), "lr": step_size.lr, "decay": step_size.decay}
         dtype = next(iter(state.values()))[0].dtype
         scalars = {name: torch.tensor(number, dtype=dtype) for name, number in numbers.items()}
         for index, param in enumerate(params):
@@ -120,7 +120,7 @@ def compile_forms(
     for form in sorted(forms, key=lambda form: -form.numel):
         param, grad, state = form.tensors()
         try:
-            compiled_step(kernel)([param], [grad], state, 1, group, Rate(0.0, 0.0))
+            compiled_step(kernel)([param], [grad], state, 1, group, StepSize(0.0, 0.0))
         except RuntimeError as error:
             raise RuntimeError(
                 f"Compiled steps need a C++ compiler that works, but compiling one failed: "
@@ -165,6 +165,6 @@ def _form(
 
 
 def _reason(error: BaseException) -> str:
-    """The first paragraph of torch's message; the others tell how to debug torch."""
+    """The first paragraph of torch's message; the others explain how to debug torch."""
     paragraph = str(error).strip().partition("\n\n")[0]
     return " ".join(paragraph.split()).rstrip(".") + "."

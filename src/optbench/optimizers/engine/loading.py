@@ -13,7 +13,7 @@ from optbench.optimizers.engine.buckets import Group, Rule
 
 
 @dataclass(frozen=True, slots=True)
-class AsSaved:
+class NoCast:
     """A loaded tensor, hidden from torch, which would cast it to the dtype of the parameter."""
 
     tensor: Tensor
@@ -25,7 +25,7 @@ def check_groups(
     """Refuse the groups of another method.
 
     Raises:
-        ValueError: they say that another method wrote them.
+        ValueError: another method wrote them.
         KeyError: one lacks a hyperparameter.
     """
     for group in groups:
@@ -51,7 +51,7 @@ def check_tensors(
     state: Mapping[Tensor, Any],
     rule_of: Callable[[Group, Sequence[int]], Rule],
 ) -> None:
-    """Refuse another method's state in a checkpoint that does not say what wrote it.
+    """Refuse another method's state in a checkpoint that does not name the method.
 
     Raises:
         ValueError: a parameter of the group has other tensors than its rule keeps.
@@ -89,10 +89,10 @@ def check_split_groups(
         )
 
 
-def protect(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A copy of what ``state_dict`` gave with every state tensor as :class:`AsSaved`."""
+def wrap_state(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A copy of what ``state_dict`` gave with every state tensor as :class:`NoCast`."""
     state = {
-        index: {name: AsSaved(v) if isinstance(v, Tensor) else v for name, v in entry.items()}
+        index: {name: NoCast(v) if isinstance(v, Tensor) else v for name, v in entry.items()}
         for index, entry in state_dict["state"].items()
     }
     return {**state_dict, "state": state}

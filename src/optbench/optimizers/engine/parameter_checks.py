@@ -21,7 +21,7 @@ def check_param(param: Tensor, role: str | None) -> None:
         ValueError: its role is that of a matrix, and it is none.
     """
     if not isinstance(param, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return  # torch says what is wrong with it
+        return  # torch's own message is clearer
     shape = tuple(param.shape)
     if not param.is_floating_point():
         raise TypeError(

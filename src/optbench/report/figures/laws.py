@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optbench.analysis.scale_story import AxisStory, LawLine, PlacedPrediction, PlacedValue
+from optbench.analysis.scaling_summary import AxisSummary, CellPrediction, CellValue, LawLine
 from optbench.report.figures.layout import (
     FONT,
     Figure,
@@ -40,7 +40,7 @@ class _Scale:
         return number if number > 0 else None
 
 
-def law_figure(story: AxisStory, styles: Mapping[str, Style]) -> Figure | None:
+def law_figure(story: AxisSummary, styles: Mapping[str, Style]) -> Figure | None:
     """Over the tokens of the cells, a colour for each size; None for words and zeros.
 
     Args:
@@ -68,7 +68,7 @@ def law_figure(story: AxisStory, styles: Mapping[str, Style]) -> Figure | None:
     return {"data": data, "layout": _layout(story, ends, scale)}
 
 
-def _layout(story: AxisStory, ends: tuple[float, float], scale: _Scale) -> dict[str, Any]:
+def _layout(story: AxisSummary, ends: tuple[float, float], scale: _Scale) -> dict[str, Any]:
     cells = [*(t.cell for t in story.tuned), *(p.cell for p in story.predictions)]
     tokens = sorted(float(cell.num_tokens) for cell in cells)
     ticks = log_ticks(tokens[0] / 1.5, tokens[-1] * 1.5, at_most=6)
@@ -149,7 +149,7 @@ def _transparent(color: str) -> str:
     return f"rgba({red},{green},{blue},0.13)"
 
 
-def _tuned(found: Sequence[PlacedValue], size: str, style: Style, scale: _Scale) -> list[Trace]:
+def _tuned(found: Sequence[CellValue], size: str, style: Style, scale: _Scale) -> list[Trace]:
     """Filled what the laws go through."""
     if not found:
         return []
@@ -177,7 +177,7 @@ def _tuned(found: Sequence[PlacedValue], size: str, style: Style, scale: _Scale)
 
 
 def _predicted(
-    found: Sequence[PlacedPrediction],
+    found: Sequence[CellPrediction],
     size: str,
     style: Style,
     scale: _Scale,
@@ -212,7 +212,7 @@ def _predicted(
 
 
 def _span(
-    found: PlacedPrediction, place: float, scale: _Scale, ends: tuple[float, float]
+    found: CellPrediction, place: float, scale: _Scale, ends: tuple[float, float]
 ) -> tuple[float, float]:
     low, high = found.entry.low, found.entry.high
     if low is None or high is None:
@@ -221,7 +221,7 @@ def _span(
     return max(0.0, place - edges[0]), max(0.0, edges[1] - place)
 
 
-def _hover(found: PlacedPrediction) -> str:
+def _hover(found: CellPrediction) -> str:
     entry = found.entry
     text = f"{plain(found.cell.label)}: predicted {plain(format_value(entry.value))}"
     if ends := format_range(entry.low, entry.high):

@@ -109,7 +109,7 @@ def styles_of(summary: StudySummary) -> Mapping[str, Style]:
 
 
 def shortened(name: str) -> str:
-    """The end of a long name: of ``package.module:Class`` the class says the most."""
+    """The end of a long name: of ``package.module:Class`` the class is the most telling part."""
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
 
 

@@ -123,7 +123,7 @@ def size_panels(summary: StudySummary, table: CellsTable) -> list[Panel]:
             )
         )
     if joint:
-        figure = trend_panel(styles, joint, summary.shared.trends, along, ends)
+        figure = trend_panel(styles, joint, summary.joint.trends, along, ends)
         panels.append(Panel("Joint fit of all cells, with its trend", figure))
     return panels
 
@@ -143,11 +143,11 @@ def _marks_at_ratio(table: CellsTable, ratio: float) -> list[Mark]:
 
 
 def _joint_marks(summary: StudySummary) -> list[Mark]:
-    return joint_marks(summary.shared.efficiencies, [row.optimizer for row in summary.rows])
+    return joint_marks(summary.joint.efficiencies, [row.optimizer for row in summary.rows])
 
 
 def joint_marks(efficiencies: Sequence[Efficiency], order: Sequence[str]) -> list[Mark]:
-    """What the joint fit says at each size, the optimizers in the order given."""
+    """The joint fit at each size, the optimizers in the order given."""
     found = [e for e in efficiencies if e.params is not None]
     return [
         Mark(

@@ -16,7 +16,8 @@ _HEIGHT = 210
 def tuning_panels(row: OptimizerRow, style: Style) -> list[Figure]:
     """One figure for each searched axis, in descent order; candidates are evenly spaced.
 
-    The band is the incumbent's loss ± the tie threshold: what lies in it counts as equally good.
+    The band is the current best's loss ± the noise threshold: what lies in it counts as equally
+    good.
     """
     if row.tuning is None or row.tuning.loss is None:
         return []

@@ -1,4 +1,4 @@
-"""What a run takes on a device that is not at hand, from counted FLOPs and bytes."""
+"""What a run takes on a device you do not have, from counted FLOPs and bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from optbench.config import ModelConfig, RunConfig
 from optbench.optimizers.base import BaseOptimizer
-from optbench.optimizers.engine.work import Work
+from optbench.optimizers.engine.flop_count import FlopCount
 from optbench.study.planning.devices import Device
 from optbench.training.memory import (
     USABLE,
@@ -61,10 +61,10 @@ def run_cost(config: RunConfig, device: Device, mfu: float) -> RunCost:
     num_steps = config.num_steps
     work = sum(
         (
-            optimizer.rule_of(group, shape).update_work(shape, group, num_steps) * count
+            optimizer.rule_of(group, shape).update_flops(shape, group, num_steps) * count
             for group, shape, count in parameters
         ),
-        Work(),
+        FlopCount(),
     )
     pass_s = config.train_flops / num_steps / (device.bf16_flops * mfu)
     passes = type(optimizer).extra_passes(optimizer.param_groups[0], num_steps)
@@ -115,7 +115,9 @@ def memory_row(config: RunConfig, size: str, device: Device) -> MemoryRow:
     kept = state_bytes(build_optimizer(config, meta_model(config.model)))
     budget = int(USABLE * device.memory_bytes)
     plain, checkpointed = (
-        step_memory(config.model, config.precision, checkpointing=again, state_bytes=kept)
+        step_memory(
+            config.model, config.precision, activation_checkpointing=again, state_bytes=kept
+        )
         for again in (False, True)
     )
     batch_size = config.batch_size

@@ -1,4 +1,4 @@
-"""Devices that a study can be planned for without having them: what their vendor says they do."""
+"""Devices that a study can be planned for without having them: their vendor's figures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DEVICES: dict[str, Device] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rental:
+class DeviceAllocation:
     """Devices that a study would run on, and what they cost.
 
     Args:

@@ -1,7 +1,7 @@
 """What a study will cost: runs, tokens, FLOPs, time and money, before anything is trained.
 
 On this machine step times are measured for every optimizer, on all workers at once, because
-processes that share a memory bus slow each other down. For a device that is not at hand they are
+processes that share a memory bus slow each other down. For a device you do not have they are
 computed from its vendor's figures.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from optbench.config import ConfigError, RunConfig
 from optbench.executors.processes import Executor
 from optbench.study.planning.device_costs import MemoryRow, memory_row, run_cost
-from optbench.study.planning.devices import DEVICES, Device, Rental
+from optbench.study.planning.devices import DEVICES, Device, DeviceAllocation
 from optbench.study.planning.planned_runs import PlannedRuns
 from optbench.training.bench import (
     LONGEST_STEPS_S,
@@ -90,14 +90,14 @@ class Plan:
     Args:
         rows: by phase, optimizer and cell, in the study's order.
         workers: runs at a time.
-        rental: the device that was planned for; None where step times were measured here.
+        allocation: the device that was planned for; None where step times were measured here.
         memory: of that device, by size and optimizer.
         estimated: sizes of which not all steps were timed here; their time is by FLOPs.
     """
 
     rows: tuple[PlanRow, ...]
     workers: int
-    rental: Rental | None = None
+    allocation: DeviceAllocation | None = None
     memory: tuple[MemoryRow, ...] = ()
     estimated: tuple[str, ...] = ()
 
@@ -146,7 +146,7 @@ class Plan:
             **dataclasses.asdict(self.totals()),
             "seconds_busy": self.seconds_busy,
             "seconds_worst": self.seconds_worst,
-            "rental": None if self.rental is None else dataclasses.asdict(self.rental),
+            "allocation": None if self.allocation is None else dataclasses.asdict(self.allocation),
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "memory": [dataclasses.asdict(row) for row in self.memory],
             "estimated": list(self.estimated),
@@ -203,11 +203,11 @@ def untimed_plan(planned: Sequence[PlannedRuns], workers: int) -> Plan:
     return Plan(tuple(_row(p, 0.0) for p in planned), workers)
 
 
-def plan_for(planned: Sequence[PlannedRuns], rental: Rental) -> Plan:
+def plan_for(planned: Sequence[PlannedRuns], allocation: DeviceAllocation) -> Plan:
     """Add everything up at the step times that a device's figures give."""
-    rows = tuple(_rented_row(p, rental) for p in planned)
-    memory = tuple(_memory_rows(planned, rental.device))
-    return Plan(rows, rental.count, rental, memory)
+    rows = tuple(_allocated_row(p, allocation) for p in planned)
+    memory = tuple(_memory_rows(planned, allocation.device))
+    return Plan(rows, allocation.count, allocation, memory)
 
 
 def _memory_rows(planned: Sequence[PlannedRuns], device: Device) -> list[MemoryRow]:
@@ -217,13 +217,13 @@ def _memory_rows(planned: Sequence[PlannedRuns], device: Device) -> list[MemoryR
     return sorted(rows, key=lambda row: row.plain.weights)
 
 
-def _rented_row(planned: PlannedRuns, rental: Rental) -> PlanRow:
-    cost = run_cost(planned.example, rental.device, rental.mfu)
+def _allocated_row(planned: PlannedRuns, allocation: DeviceAllocation) -> PlanRow:
+    cost = run_cost(planned.example, allocation.device, allocation.mfu)
     row = _row(planned, cost.total_s)
     row = dataclasses.replace(row, update_s=planned.expected * cost.update_s)
-    if rental.price is None:
+    if allocation.price is None:
         return row
-    prices = [s / 3600 * rental.price for s in (row.device_s, row.device_s_worst)]
+    prices = [s / 3600 * allocation.price for s in (row.device_s, row.device_s_worst)]
     return dataclasses.replace(row, price=prices[0], price_worst=prices[1])
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from optbench.config import RunConfig
 from optbench.ladder import Cell
 from optbench.space import SearchSpace
+from optbench.study.config import StudyConfig
 from optbench.study.coordinate_descent import count_first_round
-from optbench.study.study_config import StudyConfig
 
 # Runs of a descent beyond its start, relative to one that never moves: medians from a start point
 # and from a winner nearby (benchmarks/results/search_runs_202611.json).
 ROUNDS_FROM_START = 1.6
 ROUNDS_FROM_WINNER = 1.2
 # Share of the axes that phase I finds sensitive to scale (23 of 79 in the published study), and the
-# values tried of each besides the incumbent's: mostly one more candidate and one past an end.
+# values tried of each besides the current best's: mostly one more candidate and one past an end.
 SENSITIVE_SHARE = 0.3
 RETUNED_VALUES = 2
 

@@ -2,11 +2,11 @@
 
 torch's elastic agent does it, which is what torchrun runs. It works from within a worker process of
 an executor, because the ranks are plain commands: ``python -m <module> <folder> <parent>``. What
-they are told and what they answer lies as JSON in a folder that is gone afterwards::
+they get and what they answer lies as JSON in a folder that is gone afterwards::
 
     job.json          what to do, the same for all ranks
     progress.jsonl    what the first rank reports on the way
-    answer.json       what came of it, or why no restart can help
+    answer.json       the outcome, or why no restart can help
     rank-<r>.<n>.log  what a rank wrote in the attempt after n restarts
 
 A rank that dies takes the others along, and all are started again, a few times. The ranks end with
@@ -46,7 +46,7 @@ class RanksError(UserError):
     """A job that the ranks could not finish; the message ends with what the first to die wrote."""
 
 
-def carry_out(
+def run_ranks(
     module: str,
     job: Json,
     size: int,
@@ -58,7 +58,7 @@ def carry_out(
 
     Args:
         module: calls :func:`as_rank`.
-        job: what the ranks are told.
+        job: the ranks' input.
         size: processes.
         on_report: gets every report, in order, from a thread of its own.
         max_restarts: how often the ranks are started again after one of them died.
@@ -197,10 +197,10 @@ class _Follower:
 
 @dataclass(frozen=True, slots=True)
 class RankJob:
-    """What a rank is told, and where it answers.
+    """The input of a rank, and where it answers.
 
     Args:
-        job: what was given to :func:`carry_out`.
+        job: what was given to :func:`run_ranks`.
         restarts: how often the ranks have been started again.
     """
 
@@ -209,7 +209,7 @@ class RankJob:
     folder: Path
 
     def report(self, what: Json) -> None:
-        """Tell the process that waits how far the job is; for the first rank.
+        """Report progress to the process that waits; for the first rank.
 
         A report that cannot be written, for a full disk, is lost and ends nothing.
         """
@@ -222,7 +222,7 @@ class RankJob:
 
 
 def as_rank(work: Callable[[RankJob], None]) -> None:
-    """Body of a rank's process: carry out the job of the folder that the command names.
+    """Body of a rank's process: execute the job of the folder that the command names.
 
     A :class:`UserError` ends the job for good, any other error ends this attempt.
     """

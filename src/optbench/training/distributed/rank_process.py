@@ -8,7 +8,7 @@ from pathlib import Path
 from optbench.config import RunConfig
 from optbench.execution import Execution
 from optbench.training.distributed.elastic import RankJob, as_rank
-from optbench.training.distributed.ranks import joined
+from optbench.training.distributed.process_group import joined
 from optbench.training.run import run_as, use_one_thread
 from optbench.training.trainer import Progress
 

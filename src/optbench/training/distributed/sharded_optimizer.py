@@ -35,7 +35,7 @@ from torch import Tensor
 from optbench.config import ConfigError
 from optbench.optimizers.base import BaseOptimizer
 from optbench.optimizers.engine.buckets import Group
-from optbench.training.distributed.ranks import Ranks
+from optbench.training.distributed.process_group import ProcessGroup
 from optbench.training.memory import state_bytes_of
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=torch.optim.Optimizer)
@@ -58,7 +58,7 @@ class Load:
 
 
 def sharded(
-    build: Callable[[list[Group]], AnyOptimizer], groups: Iterable[Group], ranks: Ranks
+    build: Callable[[list[Group]], AnyOptimizer], groups: Iterable[Group], ranks: ProcessGroup
 ) -> AnyOptimizer:
     """The optimizer of the parameters that this rank owns; a step of it updates all parameters.
 
@@ -138,7 +138,7 @@ def _loads(optimizer: torch.optim.Optimizer, params: Iterable[Tensor]) -> list[L
         for group in optimizer.param_groups:
             for param in group["params"]:
                 shape = tuple(param.shape)
-                work = optimizer.rule_of(group, shape).update_work(shape, group, WORK_STEPS)
+                work = optimizer.rule_of(group, shape).update_flops(shape, group, WORK_STEPS)
                 loads[id(param)] = Load(
                     state=float(state_bytes_of(optimizer, group, shape)),
                     work=work.bf16_flops + work.fp32_flops + work.factor_flops,
@@ -154,7 +154,7 @@ def _parts(params: Sequence[Tensor], owners: Sequence[int]) -> list[tuple[int, l
     return [(owner, tensors) for (owner, _), tensors in parts.items()]
 
 
-def _exchange(parts: Sequence[tuple[int, list[Tensor]]], ranks: Ranks) -> None:
+def _exchange(parts: Sequence[tuple[int, list[Tensor]]], ranks: ProcessGroup) -> None:
     """Give all ranks what each owner has stepped, in one message per owner."""
     for owner, tensors in parts:
         sizes = [tensor.numel() for tensor in tensors]
@@ -168,6 +168,6 @@ def _exchange(parts: Sequence[tuple[int, list[Tensor]]], ranks: Ranks) -> None:
                 tensor.copy_(piece.view_as(tensor))
 
 
-def _sum(own: Tensor, ranks: Ranks) -> Tensor:
+def _sum(own: Tensor, ranks: ProcessGroup) -> Tensor:
     """The sum over the ranks, whose tensors may be of several dtypes."""
     return ranks.sum(own.to(ranks.device, torch.float64, copy=True)).to(own.dtype)
