@@ -60,12 +60,12 @@ def _canonical(value: Any, name: str = "") -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def is_same_study(digest: str, kept_weights_message: str | None, text: str, *, smoke: bool) -> bool:
+def is_same_study(digest: str, kept_text: str | None, text: str, *, smoke: bool) -> bool:
     """Whether a store's digest is that of a study.
 
     Args:
         digest: of the store, by this rule or an earlier one.
-        kept_weights_message: the study file that the store keeps, if it does; trusted where it has
+        kept_text: the study file that the store keeps, if it does; trusted where it has
             the digest.
         text: the study file of now.
         smoke: whether its smoke version is meant.
@@ -73,7 +73,7 @@ def is_same_study(digest: str, kept_weights_message: str | None, text: str, *, s
     wanted = study_digest(text, smoke=smoke)
     if digest.startswith(VERSION):
         return digest == wanted
-    candidates = [text] if kept_weights_message is None else [kept_weights_message, text]
+    candidates = [text] if kept_text is None else [kept_text, text]
     return any(
         digest == _text_digest(one, smoke=smoke) and study_digest(one, smoke=smoke) == wanted
         for one in candidates

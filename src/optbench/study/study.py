@@ -96,20 +96,20 @@ class Study:
         }
         typed_entries(self.store.journal)  # refuses what cannot be read before it is gone on with
         kept = self.store.directory / STUDY_FILE
-        kept_weights_message = read_user_text(kept) if kept.exists() else None
+        kept_text = read_user_text(kept) if kept.exists() else None
         for entry in self.store.journal:
             if entry["kind"] == "study":
-                self._check_owner(entry, kept_weights_message)
+                self._check_owner(entry, kept_text)
         self._check_defaults()
         self.store.note("study", **facts)
-        if kept_weights_message is None:
+        if kept_text is None:
             self.store.keep_text(STUDY_FILE, study.text)
 
-    def _check_owner(self, entry: Mapping[str, Any], kept_weights_message: str | None) -> None:
+    def _check_owner(self, entry: Mapping[str, Any], kept_text: str | None) -> None:
         """Refuse the store of another study; a digest by an earlier rule is read by that rule."""
         study = self.config
         digest, fingerprint = str(entry.get("digest")), entry.get("fingerprint")
-        same = is_same_study(digest, kept_weights_message, study.text, smoke=study.smoke)
+        same = is_same_study(digest, kept_text, study.text, smoke=study.smoke)
         if same and fingerprint == self.fingerprint:
             return
         where, smoke = self.store.directory, " --smoke" if entry.get("smoke") else ""
@@ -119,7 +119,7 @@ class Study:
             else f"corpus ({fingerprint}, now {self.fingerprint})"
         )
         go_on = ""
-        if not same and kept_weights_message is not None:
+        if not same and kept_text is not None:
             again = f"optbench run {where / STUDY_FILE}{smoke} --out {where}"
             go_on = f" `{again}` goes on with that one."
         raise StoreError(
