@@ -63,12 +63,3 @@ class Cell:
     def label(self) -> str:
         """Such as ``d32 1x``."""
         return f"{self.size} {self.ratio:g}x"
-
-    def to_dict(self) -> dict[str, str | float | int]:
-        """The journal's entry of a cell."""
-        return {
-            "size": self.size,
-            "ratio": self.ratio,
-            "num_tokens": self.num_tokens,
-            "num_nonembedding_params": self.model.num_nonembedding_params,
-        }

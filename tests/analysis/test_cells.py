@@ -7,6 +7,7 @@ import pytest
 
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.statistics.noise import pooled_noise
+from optbench.store.journal_entries import PredictionEntry, TimingEntry, cell_entry
 from tests.statistics.synthetic import START, UNIT_PARAMS, UNIT_TOKENS, SimulatedStudy, Truth
 
 TUNE = [("d32", 1.0), ("d32", 2.0), ("d48", 1.0), ("d64", 1.0)]
@@ -26,13 +27,7 @@ def phased_study() -> SimulatedStudy:
             study.confirm(optimizer, study.tune(optimizer, ratio, size), ratio, size)
         study.confirm_best(optimizer, 2.0, "d48")
         cell, lr = study.cell(4.0), TRUTH.best_lr[optimizer]
-        study.note(
-            "prediction",
-            cell=cell.to_dict(),
-            optimizer=optimizer,
-            configuration={**START, "lr": lr},
-            axes=[],
-        )
+        study.note(PredictionEntry(cell_entry(cell), optimizer, {**START, "lr": lr}, axes=()))
         study.confirm_best(optimizer, 4.0)
     study.confirm_best("adamw", 0.5)
     return study
@@ -247,12 +242,8 @@ def test_side_by_side_times_count_in_their_own_cell_only() -> None:
     for optimizer in study.optimizers:
         for ratio in study.ratios:
             study.confirm_best(optimizer, ratio)
-    study.note(
-        "timing",
-        cell=study.cell().to_dict(),
-        device="a CPU",
-        s_per_token={"adamw": [1.0] * 4, "muon": [4.0] * 4},
-    )
+    times = {"adamw": [1.0] * 4, "muon": [4.0] * 4}
+    study.note(TimingEntry(cell_entry(study.cell()), "a CPU", times))
     headline, other = summarise(study.store).cells
     ratios = [
         row.seconds.value / row.tokens.value

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,22 @@ import numpy as np
 from optbench.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from optbench.ladder import Cell, llama
 from optbench.space import Configuration, SearchSpace, choices, complement, geometric
+from optbench.store.journal_entries import (
+    ConfirmationEntry,
+    EvaluationEntry,
+    JournalEntry,
+    MoveEntry,
+    NoiseEntry,
+    PhasesEntry,
+    PlanEntry,
+    RejectionEntry,
+    SessionEndEntry,
+    SessionEntry,
+    StudyEntry,
+    TuningEntry,
+    cell_entry,
+    entry_to_dict,
+)
 from optbench.store.store import RunRecord, RunStore
 from optbench.study.coordinate_descent import CoordinateDescent
 
@@ -142,8 +159,8 @@ class SimulatedStudy:
     def cell(self, ratio: float = 1.0, size: str = "d32") -> Cell:
         return Cell(size, MODELS[size], ratio)
 
-    def note(self, kind: str, **facts: Any) -> None:
-        self.store.journal.append({"kind": kind, **facts})
+    def note(self, entry: JournalEntry) -> None:
+        self.store.journal.append(json.loads(json.dumps(entry_to_dict(entry))))
 
     def train(self, config: RunConfig) -> RunRecord:
         record = self.truth.run(config)
@@ -152,31 +169,35 @@ class SimulatedStudy:
 
     def begin(self) -> None:
         self.note(
-            "study",
-            name="simulated",
-            title="A study whose truth is known",
-            smoke=False,
-            baseline="adamw",
-            optimizers=list(self.optimizers),
-            confirm_seeds=self.seeds,
-            tuned_cell=self.cell().to_dict(),
-            baseline_cells=[self.cell(r).to_dict() for r in self.ratios if r != 1.0],
-            axes={name: list(self.space) for name in self.optimizers},
-            **self._phases(),
+            StudyEntry(
+                name="simulated",
+                title="A study whose truth is known",
+                smoke=False,
+                baseline="adamw",
+                optimizers=self.optimizers,
+                confirm_seeds=self.seeds,
+                tuned_cell=cell_entry(self.cell()),
+                baseline_cells=tuple(cell_entry(self.cell(r)) for r in self.ratios if r != 1.0),
+                axes={name: list(self.space) for name in self.optimizers},
+                phases=self._phases(),
+            )
         )
         self.note(
-            "plan", runs=90, runs_worst=140, tokens=60_000_000, flops=2e13, seconds=300.0, workers=2
+            PlanEntry(
+                runs=90, runs_worst=140, tokens=60_000_000, flops=2e13, seconds=300.0, workers=2
+            )
         )
-        self.note("session", started_at="2026-01-01T00:00:00", workers=2, host=ENVIRONMENT)
+        self.note(SessionEntry(started_at="2026-01-01T00:00:00", workers=2, host=ENVIRONMENT))
 
-    def _phases(self) -> dict[str, Any]:
+    def _phases(self) -> PhasesEntry | None:
         if self.phases is None:
-            return {}
-        named = {
-            name: [self.cell(ratio, size).to_dict() for size, ratio in cells]
-            for name, cells in self.phases.items()
-        }
-        return {"phases": named}
+            return None
+        return PhasesEntry(
+            **{
+                name: tuple(cell_entry(self.cell(ratio, size)) for size, ratio in cells)
+                for name, cells in self.phases.items()
+            }
+        )
 
     def measure_noise(self) -> None:
         neighbour = {**START, "lr": 0.008}
@@ -187,14 +208,15 @@ class SimulatedStudy:
         own, other = ([self.train(c).val_loss or 0.0 for c in group] for group in (configs, others))
         paired = float(np.std(np.subtract(own, other), ddof=1))
         self.note(
-            "noise",
-            cell=self.cell().to_dict(),
-            optimizer="adamw",
-            run_ids=[config.run_id for config in configs],
-            neighbour_run_ids=[config.run_id for config in others],
-            sigma=float(np.std(own, ddof=1)),
-            paired_sigma=paired,
-            tie_threshold=max(3e-3, paired),
+            NoiseEntry(
+                cell=cell_entry(self.cell()),
+                optimizer="adamw",
+                run_ids=tuple(config.run_id for config in configs),
+                neighbour_run_ids=tuple(config.run_id for config in others),
+                sigma=float(np.std(own, ddof=1)),
+                paired_sigma=paired,
+                tie_threshold=max(3e-3, paired),
+            )
         )
 
     def tune(
@@ -209,27 +231,31 @@ class SimulatedStudy:
                 descent.tell(candidate, loss)
         configs = [run_config(optimizer, cell, e.configuration, 0) for e in descent.evaluations]
         winner = {**descent.incumbent, "weight_decay": 0.1}  # held fixed, so never searched
+
+        def finite(loss: float) -> float | None:
+            return loss if np.isfinite(loss) else None
+
         self.note(
-            "tuning",
-            cell=cell.to_dict(),
-            optimizer=optimizer,
-            start=dict(START),
-            incumbent=winner,
-            certified=descent.certified,
-            tie_threshold=descent.tie_threshold,
-            moves=[asdict(move) for move in descent.moves],
-            evaluations=[
-                {
-                    "configuration": dict(e.configuration),
-                    "run_id": c.run_id,
-                    "loss": e.loss if np.isfinite(e.loss) else None,
-                }
-                for e, c in zip(descent.evaluations, configs, strict=True)
-            ],
-            rejected=[{"configuration": {**START, "beta2": 0.5}, "reason": "β2 is too small"}],
-            edges=[asdict(edge) for edge in descent.edges],
-            runs=len(configs),
-            tokens=sum(c.num_steps * c.tokens_per_step for c in configs),
+            TuningEntry(
+                cell=cell_entry(cell),
+                optimizer=optimizer,
+                start=dict(START),
+                incumbent=winner,
+                certified=descent.certified,
+                tie_threshold=descent.tie_threshold,
+                moves=tuple(
+                    MoveEntry(m.axis, m.before, m.after, finite(m.loss_before), m.loss_after)
+                    for m in descent.moves
+                ),
+                evaluations=tuple(
+                    EvaluationEntry(dict(e.configuration), c.run_id, finite(e.loss))
+                    for e, c in zip(descent.evaluations, configs, strict=True)
+                ),
+                rejected=(RejectionEntry({**START, "beta2": 0.5}, "β2 is too small"),),
+                edges=tuple(descent.edges),
+                runs=len(configs),
+                tokens=sum(c.num_steps * c.tokens_per_step for c in configs),
+            )
         )
         return winner
 
@@ -246,11 +272,7 @@ class SimulatedStudy:
             self.train(config)
         run_ids = [config.run_id for config in configs]
         self.note(
-            "confirmation",
-            cell=cell.to_dict(),
-            optimizer=optimizer,
-            configuration=dict(configuration),
-            run_ids=run_ids,
+            ConfirmationEntry(cell_entry(cell), optimizer, dict(configuration), tuple(run_ids))
         )
         return run_ids
 
@@ -260,12 +282,8 @@ class SimulatedStudy:
         return self.confirm(optimizer, best, ratio, size)
 
     def end(self) -> None:
-        self.note(
-            "session_end",
-            started_at="2026-01-01T00:00:00",
-            wall_s=320.0,
-            runs_trained=len(self.store.records),
-        )
+        runs = len(self.store.records)
+        self.note(SessionEndEntry("2026-01-01T00:00:00", wall_s=320.0, runs_trained=runs))
 
 
 def finished_study(truth: Truth | None = None, **settings: Any) -> SimulatedStudy:

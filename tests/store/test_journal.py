@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from optbench.ladder import NANO_SIZES, Cell
 from optbench.store.journal import CellEntry, read_journal
+from optbench.store.journal_entries import cell_entry
 from optbench.store.store import StoreError
 
 CELL = {"size": "d32", "ratio": 1.0, "num_tokens": 655_360, "num_nonembedding_params": 32_768}
@@ -202,3 +204,8 @@ def test_a_missing_field_is_named_with_its_entry() -> None:
     broken = {k: v for k, v in noise(0.1).items() if k != "sigma"}
     with pytest.raises(StoreError, match=r"journal entry 2 \('noise'\) lacks 'sigma'"):
         read_journal([STUDY, broken])
+
+
+def test_the_entry_of_a_cell_has_its_budget_and_size() -> None:
+    entry = cell_entry(Cell("d32", NANO_SIZES["d32"], 0.5))
+    assert entry == CellEntry("d32", 0.5, num_tokens=327_680, num_nonembedding_params=32_768)

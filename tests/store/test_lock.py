@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from optbench.store import lock as store_lock
+from optbench.store.journal_entries import SessionEntry
 from optbench.store.lock import StoreLock
 from optbench.store.store import RunStore, StoreError
 from tests.builders import config_with_lr, record_of
@@ -197,7 +198,7 @@ def test_whoever_was_taken_for_dead_stops_writing(tmp_path: Path, quick: None) -
         )
         for write in (
             lambda: store.append(record_of(config_with_lr(2.0))),
-            lambda: store.note("plan", runs=3),
+            lambda: store.note(SessionEntry("now", 2, {})),
         ):
             with pytest.raises(StoreError, match=f"^{re.escape(message)}$"):
                 write()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -17,6 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optbench.store.journal_entries import (
+    CellEntry,
+    NoiseEntry,
+    PlanEntry,
+    SensitivityEntry,
+    SessionEntry,
+    entry_to_dict,
+)
 from optbench.store.store import RunRecord, RunStore, StoreError, check_folder
 from tests.builders import TINY_CONFIG, config_with_lr, record_of
 
@@ -30,13 +39,20 @@ with RunStore.open(Path(sys.argv[1])):
 """
 
 
+CELL = CellEntry("d32", 1.0, 655_360, 32_768)
+
+
+def plan_entry(runs: int) -> PlanEntry:
+    return PlanEntry(runs, runs_worst=runs, tokens=100, flops=1e9, seconds=1.0, workers=2)
+
+
 def filled(directory: Path, count: int = 3) -> list[RunRecord]:
     """A store with some records and notes, closed again."""
     records = [record_of(config_with_lr(0.01 * (i + 1)), loss=3.0 + i) for i in range(count)]
     with RunStore.open(directory) as store:
         for record in records:
             store.append(record)
-        store.note("plan", runs=count)
+        store.note(plan_entry(count))
     return records
 
 
@@ -61,10 +77,11 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     with RunStore.open(tmp_path / "new" / "study") as store:
         for record in records:
             store.append(record)
-        store.note("plan", runs=3, cells=("a", "b"))
+        store.note(SensitivityEntry("adamw", ("a", "b"), ()))
     for back in (RunStore.read(tmp_path / "new/study"), RunStore.open(tmp_path / "new/study")):
         assert list(back.records.values()) == records
-        assert back.journal == [{"kind": "plan", "runs": 3, "cells": ["a", "b"]}]
+        entry = {"kind": "sensitivity", "optimizer": "adamw", "cells": ["a", "b"], "axes": []}
+        assert back.journal == [entry]
         back.close()
 
 
@@ -177,7 +194,7 @@ def test_every_torn_line_is_kept(tmp_path: Path) -> None:
             journal.write(torn)
         RunStore.open(tmp_path).close()
     assert (tmp_path / "journal.jsonl.torn").read_text() == "first\nsecond\n"
-    assert RunStore.read(tmp_path).journal == [{"kind": "plan", "runs": 3}]
+    assert RunStore.read(tmp_path).journal == [entry_to_dict(plan_entry(3))]
 
 
 def test_reading_leaves_a_torn_line_out_and_where_it_is(tmp_path: Path) -> None:
@@ -334,7 +351,7 @@ def test_a_store_that_is_only_read_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="written by the one who opened it"):
         store.append(record_of())
     with pytest.raises(AssertionError, match="written by the one who opened it"):
-        store.note("plan", runs=9)
+        store.note(plan_entry(9))
 
 
 def test_a_failed_run_gives_way_to_a_finished_one(tmp_path: Path) -> None:
@@ -440,10 +457,11 @@ def test_an_interruption_while_the_disk_is_waited_for_forgets_no_line(
 def test_a_note_is_not_repeated(tmp_path: Path) -> None:
     def take_notes() -> None:
         with RunStore.open(tmp_path) as store:
-            store.note("noise", sigma=0.1, run_ids=("a", "b"))
-            store.note("session", started_at="now")
-            store.note("noise", sigma=0.1, run_ids=("a", "b"))
-            store.note("noise", sigma=0.2, run_ids=("a", "b"))
+            noise = NoiseEntry(CELL, "adamw", ("a", "b"), ("c", "d"), 0.1, 0.1, 0.1)
+            store.note(noise)
+            store.note(SessionEntry("now", 2, {}))
+            store.note(noise)
+            store.note(dataclasses.replace(noise, sigma=0.2))
 
     take_notes()
     take_notes()
@@ -457,11 +475,11 @@ def test_a_note_is_not_repeated(tmp_path: Path) -> None:
 
 def test_a_note_that_is_no_json_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     with RunStore.open(tmp_path) as store:
-        store.note("plan", runs=1)
+        store.note(plan_entry(1))
         with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
-            store.note("tuning", loss=float("inf"))
-        assert store.journal == [{"kind": "plan", "runs": 1}]
-    assert RunStore.read(tmp_path).journal == [{"kind": "plan", "runs": 1}]
+            store.note(dataclasses.replace(plan_entry(2), seconds=math.inf))
+        assert store.journal == [entry_to_dict(plan_entry(1))]
+    assert RunStore.read(tmp_path).journal == [entry_to_dict(plan_entry(1))]
 
 
 def test_killing_the_writer_at_any_moment_loses_no_announced_record(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench.space import Axis, Configuration, SearchSpace, choices, complement, geometric
+from optbench.store.journal_entries import EdgeEntry, RejectionEntry
 from optbench.study.coordinate_descent import (
     CoordinateDescent,
-    Edge,
     Evaluation,
     Move,
-    Rejection,
     count_first_round,
     key,
     with_candidate,
@@ -426,7 +425,7 @@ def test_what_cannot_be_run_past_one_end_does_not_hide_the_other_end() -> None:
     )
     run(descent, lambda c: abs(math.log2(float(c["lr"]) / 0.002)))
     assert descent.incumbent == {"lr": 0.002}
-    assert descent.rejections == [Rejection({"lr": 0.008}, "too large")]
+    assert descent.rejections == [RejectionEntry({"lr": 0.008}, "too large")]
     assert descent.certified
 
 
@@ -440,7 +439,7 @@ def test_growth_stops_at_the_bounds_and_is_reported() -> None:
     run(descent, lambda c: float(c["beta"]) - float(c["lr"]) - (c["shape"] == "b"))
     assert descent.incumbent == {"lr": 0.4, "beta": 0.8, "shape": "b"}
     note = "at the end of the candidates, which cannot be extended further"
-    assert descent.edges == [Edge("lr", 0.4, note), Edge("beta", 0.8, note)]
+    assert descent.edges == [EdgeEntry("lr", 0.4, note), EdgeEntry("beta", 0.8, note)]
     assert descent.certified
 
 
@@ -480,8 +479,8 @@ def test_invalid_candidates_are_rejected_with_their_reason_and_never_asked_for()
     asked = [c for batch in run(descent, bowl({**OPTIMUM, "batch": 64})) for c in batch]
     assert all(reason(c) is None for c in asked)
     rejected = [r.configuration for r in descent.rejections]
-    assert Rejection({**START, "lr": 0.008, "batch": 32}, "too large") in [
-        Rejection({**r.configuration, "beta": 0.95, "shape": "cosine"}, r.reason)
+    assert RejectionEntry({**START, "lr": 0.008, "batch": 32}, "too large") in [
+        RejectionEntry({**r.configuration, "beta": 0.95, "shape": "cosine"}, r.reason)
         for r in descent.rejections
     ]
     assert all(reason(c) is not None for c in rejected)
@@ -498,7 +497,7 @@ def test_growing_into_what_is_invalid_ends_the_growth() -> None:
     )
     run(descent, lambda c: -float(c["lr"]))
     assert descent.incumbent == {"lr": 0.016}
-    assert descent.rejections == [Rejection({"lr": 0.032}, "too large")]
+    assert descent.rejections == [RejectionEntry({"lr": 0.032}, "too large")]
     assert descent.certified
 
 
@@ -518,13 +517,13 @@ def test_no_more_than_the_allowed_runs_are_asked_for(name: str, max_runs: int) -
 
 
 def test_an_end_that_the_last_run_did_not_reach_past_is_reported() -> None:
-    def last_lr(max_runs: int | None) -> tuple[object, list[Edge]]:
+    def last_lr(max_runs: int | None) -> tuple[object, list[EdgeEntry]]:
         descent = descent_over(SearchSpace(lr=SPACE["lr"]), {"lr": 0.002}, max_runs=max_runs)
         run(descent, lambda c: -float(c["lr"]))
         return descent.incumbent["lr"], descent.edges
 
     note = "at the end of the candidates; the runs were used up before they could be extended"
-    assert last_lr(5) == (0.016, [Edge("lr", 0.016, note)])
+    assert last_lr(5) == (0.016, [EdgeEntry("lr", 0.016, note)])
     lr, (edge,) = last_lr(None)
     assert lr == edge.value == pytest.approx(0.512)
     assert edge.note == "at the end of the candidates, which cannot be extended further"
@@ -554,7 +553,7 @@ def test_a_search_in_which_everything_diverges_ends_without_a_certificate(loss: 
     assert not descent.certified
     assert descent.moves == []
     note = "at the end of the candidates, which were not extended because the run diverged"
-    assert descent.edges == [Edge("lr", 0.008, note)]
+    assert descent.edges == [EdgeEntry("lr", 0.008, note)]
 
 
 def test_what_diverged_is_never_better() -> None:

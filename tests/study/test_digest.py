@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from optbench.config import ConfigError
 from optbench.export.trackers.settings import TensorBoardSettings, WandbSettings
+from optbench.store.journal import entries_of
+from optbench.store.journal_entries import StudyEntry
 from optbench.store.store import RunStore, StoreError
 from optbench.study.digest import is_same_study, study_digest
 from optbench.study.file import find_study, read_study
@@ -181,12 +184,11 @@ def test_a_store_of_before_goes_on_where_only_the_smoke_table_is_new(
     before = NANO[: NANO.index("[smoke]")].rstrip("\n") + "\n"
     with RunStore.open(tmp_path) as store:
         Study(read_study(before), store, "f").claim_store()
-        entry = {**store.journal[0], "digest": text_digest(before)}
-        facts = {name: value for name, value in entry.items() if name != "kind"}
+        (entry,) = entries_of(StudyEntry, store.journal)
     (tmp_path / "journal.jsonl").unlink()
     (tmp_path / "study.toml").write_text(before + shown, encoding="utf-8")
     with RunStore.open(tmp_path) as store:
-        store.note("study", **facts)
+        store.note(dataclasses.replace(entry, digest=text_digest(before)))
         with pytest.raises(StoreError, match="with another study file"):
             Study(read_study(NANO.replace("0.98", "0.97")), store, "f").claim_store()
         Study(read_study(NANO), store, "f").claim_store()

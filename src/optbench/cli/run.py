@@ -6,7 +6,6 @@ prints on the terminal what happens.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import functools
 import time
@@ -31,6 +30,14 @@ from optbench.executors.result_spool import run_or_load
 from optbench.export.trackers.study_sinks import StudySinks
 from optbench.report.html import write_report
 from optbench.report.terminal import print_result
+from optbench.store.journal import entries_of
+from optbench.store.journal_entries import (
+    PlanEntry,
+    SessionEndEntry,
+    SessionEntry,
+    TimingEntry,
+    cell_entry,
+)
 from optbench.store.store import RunRecord, RunStore, check_folder
 from optbench.study.config import StudyConfig, smallest_batch
 from optbench.study.kept_weights import (
@@ -43,7 +50,6 @@ from optbench.study.kept_weights import (
 from optbench.study.planning.devices import DeviceAllocation
 from optbench.study.planning.plan import (
     Plan,
-    PlanTotals,
     make_plan,
     plan_for,
     refuse_long_measurements,
@@ -60,7 +66,6 @@ from optbench.units import format_seconds
 
 NO_LIMIT = Budget()
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
-_PLAN_FIELDS = [f.name for f in dataclasses.fields(PlanTotals)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,7 @@ def _train(
         f"{plan.tokens / 1e6:.0f}M tokens{time_needed}.{kept}",
         highlight=False,
     )
-    store.note("session", started_at=started_at, workers=workers, host=environment())
+    store.note(SessionEntry(started_at, workers, environment()))
     axes = {
         name: {axis: found.values for axis, found in search.space.items()}
         for name, search in config.optimizers.items()
@@ -204,12 +209,8 @@ def _train(
             study.run(Sweep(store, executor, job, observer, options.budget, on_stored))
         _time_winners(study, executor, console)
     finally:
-        store.note(
-            "session_end",
-            started_at=started_at,
-            wall_s=time.monotonic() - started,
-            runs_trained=observer.runs_trained,
-        )
+        wall_s = time.monotonic() - started
+        store.note(SessionEndEntry(started_at, wall_s, runs_trained=observer.runs_trained))
 
 
 def _sinks(study: Study, console: Console) -> StudySinks:
@@ -232,7 +233,7 @@ def _time_winners(study: Study, executor: Executor, console: Console) -> None:
     The runs themselves were timed too, but at different times of a machine that others use. Where
     it cannot be done (the winners are in memory all at once), the study is none the worse for it.
     """
-    if any(entry["kind"] == "timing" for entry in study.store.journal):
+    if entries_of(TimingEntry, study.store.journal):
         return
     winners = study.winners()
     try:
@@ -245,23 +246,23 @@ def _time_winners(study: Study, executor: Executor, console: Console) -> None:
         )
         return
     study.store.note(
-        "timing",
-        cell=study.config.tuned_cell.to_dict(),
-        device=executor.submit(environment).result()["device"],
-        s_per_token=dict(zip(winners, times, strict=True)),
+        TimingEntry(
+            cell=cell_entry(study.config.tuned_cell),
+            device=executor.submit(environment).result()["device"],
+            s_per_token=dict(zip(winners, times, strict=True)),
+        )
     )
 
 
 def _plan_totals(
     study: Study, planned: Sequence[PlannedRuns], executor: Executor, console: Console
-) -> PlanTotals:
+) -> PlanEntry:
     """The plan from when the study was started first, or a new measurement.
 
     Where steps cannot be timed, on one device as they are for a plan, the time is unknown (0).
     """
-    kept = [entry for entry in study.store.journal if entry["kind"] == "plan"]
-    if kept:
-        return PlanTotals(**{name: kept[0][name] for name in _PLAN_FIELDS})
+    if kept := entries_of(PlanEntry, study.store.journal):
+        return kept[0]
     console.print("Timing training steps for the plan, for less than a minute.")
     try:
         plan = make_plan(planned, executor)
@@ -281,7 +282,7 @@ def _plan_totals(
             f"{', '.join(plan.estimated)} are estimated from FLOPs.",
         )
     totals = plan.totals()
-    study.store.note("plan", **dataclasses.asdict(totals))
+    study.store.note(totals)
     return totals
 
 

@@ -1,7 +1,7 @@
 """The study's journal, typed: what was planned, tuned, predicted, confirmed and when.
 
-The driver of a study appends plain dictionaries (see `store.RunStore.note`); a study that goes on
-has some entries twice, and the last entry about the same cell and optimizer is the one that holds.
+A study that goes on has some entries twice, and the last entry about the same cell and optimizer
+is the one that holds.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from optbench.store.journal_entries import (
+    ENTRY_KINDS,
     CellEntry,
     CellKey,
     ConfirmationEntry,
+    JournalEntry,
     NoiseEntry,
     PlanEntry,
     PredictionEntry,
@@ -27,6 +29,8 @@ from optbench.store.journal_entries import (
 )
 from optbench.store.store import StoreError
 from optbench.typed_data import builder, field_types, fits, is_required
+
+E = TypeVar("E", bound=JournalEntry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +63,6 @@ class Journal:
     def prediction(self, cell: CellEntry, optimizer: str) -> PredictionEntry | None:
         """What the scaling laws gave an optimizer in a cell."""
         return self.predictions.get((cell.key, optimizer))
-
-
-_KINDS: dict[str, type[Any]] = {
-    "study": StudyEntry,
-    "plan": PlanEntry,
-    "noise": NoiseEntry,
-    "tuning": TuningEntry,
-    "confirmation": ConfirmationEntry,
-    "session": SessionEntry,
-    "session_end": SessionEndEntry,
-    "timing": TimingEntry,
-    "sensitivity": SensitivityEntry,
-    "prediction": PredictionEntry,
-}
 
 
 def read_journal(entries: Iterable[Mapping[str, Any]]) -> Journal:
@@ -113,16 +103,26 @@ def typed_entries(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     Raises:
         StoreError: an entry lacks a field, or has a value of another type.
     """
-    found: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
+    found: dict[str, list[Any]] = {kind: [] for kind in ENTRY_KINDS}
     for number, raw in enumerate(entries, start=1):
         kind = raw.get("kind")
         if not isinstance(kind, str):
             raise StoreError(f"The journal entry {number} says of no kind what it is.")
-        if kind in _KINDS:
-            if not fits(_KINDS[kind], others=True)(raw):
-                raise StoreError(_damage(_KINDS[kind], raw, f"journal entry {number} ('{kind}')"))
-            found[kind].append(builder(_KINDS[kind])(raw))
+        if (cls := ENTRY_KINDS.get(kind)) is not None:
+            if not fits(cls, others=True)(raw):
+                raise StoreError(_damage(cls, raw, f"journal entry {number} ('{kind}')"))
+            found[kind].append(builder(cls)(raw))
     return found
+
+
+def entries_of(cls: type[E], entries: Iterable[Mapping[str, Any]]) -> list[E]:
+    """The entries of one kind, in their order.
+
+    Raises:
+        StoreError: as :func:`typed_entries`.
+    """
+    (kind,) = (name for name, one in ENTRY_KINDS.items() if one is cls)
+    return typed_entries(raw for raw in entries if raw.get("kind") == kind)[kind]
 
 
 def _damage(cls: type[Any], raw: Mapping[str, Any], where: str) -> str:

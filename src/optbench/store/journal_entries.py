@@ -1,14 +1,18 @@
 """The entries of a study's journal: one dataclass for each kind of entry, and for their parts.
 
-Fields with a default were added later; journals without them are read as before.
+This is the only declaration: the driver of a study writes them (`store.RunStore.note`), and
+`journal.read_journal` reads them back. Fields with a default were added later; journals without
+them are read as before.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from optbench.ladder import Cell
 from optbench.space import Configuration, Value
 
 CellKey: TypeAlias = tuple[str, float]
@@ -49,7 +53,8 @@ class PhasesEntry:
 class StudyEntry:
     """What is compared with what, and where.
 
-    ``tuned_cell`` is the headline cell; ``baseline_cells`` have the baseline only.
+    ``tuned_cell`` is the headline cell; ``baseline_cells`` have the baseline only; ``digest`` is
+    that of the study file's tables, ``fingerprint`` that of the corpus.
     """
 
     name: str
@@ -62,6 +67,8 @@ class StudyEntry:
     baseline_cells: tuple[CellEntry, ...]
     axes: Mapping[str, Sequence[str]]
     phases: PhasesEntry | None = None
+    digest: str | None = None
+    fingerprint: str | None = None
 
     @property
     def cells(self) -> tuple[CellEntry, ...]:
@@ -147,7 +154,7 @@ class RejectionEntry:
 
 @dataclass(frozen=True, slots=True)
 class EdgeEntry:
-    """A current best on the end of an axis."""
+    """A current best that lies on the end of an axis, and why the axis did not grow past it."""
 
     axis: str
     value: Value
@@ -312,3 +319,41 @@ class TimingEntry:
     cell: CellEntry
     device: str
     s_per_token: Mapping[str, Sequence[float]]
+
+
+def cell_entry(cell: Cell) -> CellEntry:
+    """A cell of a study as the journal names it."""
+    params = cell.model.num_nonembedding_params
+    return CellEntry(cell.size, cell.ratio, cell.num_tokens, params)
+
+
+ENTRY_KINDS: Mapping[str, type[Any]] = {
+    "study": StudyEntry,
+    "plan": PlanEntry,
+    "noise": NoiseEntry,
+    "tuning": TuningEntry,
+    "confirmation": ConfirmationEntry,
+    "session": SessionEntry,
+    "session_end": SessionEndEntry,
+    "timing": TimingEntry,
+    "sensitivity": SensitivityEntry,
+    "prediction": PredictionEntry,
+}
+JournalEntry: TypeAlias = (
+    StudyEntry
+    | PlanEntry
+    | NoiseEntry
+    | TuningEntry
+    | ConfirmationEntry
+    | SessionEntry
+    | SessionEndEntry
+    | TimingEntry
+    | SensitivityEntry
+    | PredictionEntry
+)
+
+
+def entry_to_dict(entry: JournalEntry) -> dict[str, Any]:
+    """The line of an entry: its kind, then its fields; dataclasses within become tables."""
+    (kind,) = (name for name, cls in ENTRY_KINDS.items() if type(entry) is cls)
+    return {"kind": kind, **dataclasses.asdict(entry)}

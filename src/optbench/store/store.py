@@ -43,6 +43,7 @@ from optbench.files.json_lines import (
     read_entries,
     set_torn_line_aside,
 )
+from optbench.store.journal_entries import JournalEntry, entry_to_dict
 from optbench.store.lock import StoreLock, not_writable
 from optbench.store.record_file import RecordFile, Totals
 from optbench.typed_data import fits
@@ -296,19 +297,19 @@ class RunStore:
         """
         self._file.catch_up()
 
-    def note(self, kind: str, /, **facts: Any) -> None:
+    def note(self, entry: JournalEntry) -> None:
         """Append to the journal, unless it has this very entry already.
 
         Raises:
             StoreError: as :meth:`append`.
         """
-        line = json.dumps({"kind": kind, **facts}, separators=(",", ":"), allow_nan=False)
+        line = json.dumps(entry_to_dict(entry), separators=(",", ":"), allow_nan=False)
         # As it will be read back: JSON makes lists of tuples.
-        entry = json.loads(line)
-        if entry in self.journal:
+        written = json.loads(line)
+        if written in self.journal:
             return
         self._write("journal.jsonl", line.encode())
-        self.journal.append(entry)
+        self.journal.append(written)
 
     def keep_text(self, name: str, text: str) -> Path:
         """Write a text file beside the records, whole or not at all.

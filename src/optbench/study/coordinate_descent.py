@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from optbench.space import Axis, Configuration, SearchSpace, Value
+from optbench.store.journal_entries import EdgeEntry, RejectionEntry
 from optbench.study.search_order import improvement_probability, lines_along
 
 Key: TypeAlias = tuple[tuple[str, Value], ...]
@@ -48,23 +49,6 @@ class Evaluation:
 
     configuration: Configuration
     loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A candidate that was refused before it cost anything."""
-
-    configuration: Configuration
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """A current best that lies on the end of an axis, and why the axis did not grow past it."""
-
-    axis: str
-    value: Value
-    note: str
 
 
 @dataclass(slots=True)
@@ -102,7 +86,7 @@ class CoordinateDescent:
     grow: bool = True
     known: Sequence[Evaluation] = ()
     moves: list[Move] = field(default_factory=list, init=False)
-    rejections: list[Rejection] = field(default_factory=list, init=False)
+    rejections: list[RejectionEntry] = field(default_factory=list, init=False)
     certified: bool = field(default=False, init=False)
     exhausted: bool = field(default=False, init=False)
     _axes: dict[str, Axis] = field(init=False)
@@ -156,10 +140,10 @@ class CoordinateDescent:
         return [self._evaluations[k] for k in self._asked if k in self._evaluations]
 
     @property
-    def edges(self) -> list[Edge]:
+    def edges(self) -> list[EdgeEntry]:
         """Axes whose current best is an end of the candidates although a grid grows at its ends."""
         return [
-            Edge(name, value, self._edge_note(axis, value))
+            EdgeEntry(name, value, self._edge_note(axis, value))
             for name, value in self._incumbent.items()
             if (axis := self._axes[name]).growth != "fixed"
             and len(axis.values) > 1
@@ -224,7 +208,7 @@ class CoordinateDescent:
             candidate = self._at(name, value)
             if reason := self.invalid_reason(candidate):
                 self._refused.add(key(candidate))
-                self.rejections.append(Rejection(candidate, reason))
+                self.rejections.append(RejectionEntry(candidate, reason))
             elif self.max_runs is not None and len(self._asked) >= self.max_runs:
                 self.exhausted = True
                 break

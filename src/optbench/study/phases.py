@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from optbench.config import RunConfig
@@ -32,6 +32,20 @@ from optbench.statistics.scaling_laws import (
     least_factor,
 )
 from optbench.statistics.sensitivity import AxisSensitivity, CellEvaluations, find_sensitivity
+from optbench.store.journal import entries_of
+from optbench.store.journal_entries import (
+    AxisPredictionEntry,
+    AxisSensitivityEntry,
+    CellEntry,
+    ConfirmationEntry,
+    EvaluationEntry,
+    MoveEntry,
+    NoiseEntry,
+    PredictionEntry,
+    SensitivityEntry,
+    TuningEntry,
+    cell_entry,
+)
 from optbench.store.store import RunRecord, RunStore
 from optbench.study.config import StudyConfig
 from optbench.study.coordinate_descent import CoordinateDescent, Evaluation, Move
@@ -157,27 +171,29 @@ class PhaseRunner:
         configs = [
             self._tuning_run(cell, {**fixed, **e.configuration}) for e in descent.evaluations
         ]
+        evaluated = zip(descent.evaluations, configs, strict=True)
         self.store.note(
-            "tuning",
-            cell=cell.to_dict(),
-            optimizer=self.optimizer,
-            phase=phase,
-            start=dict(start),
-            start_from=start_from,
-            fixed=dict(fixed),
-            grid={name: list(axis.values) for name, axis in descent.space.items()},
-            incumbent={**descent.incumbent, **fixed},
-            certified=descent.certified and len(descent.evaluations) > 1,
-            tie_threshold=descent.tie_threshold,
-            moves=[_move(move) for move in descent.moves],
-            evaluations=[
-                _evaluation(evaluation, config.run_id)
-                for evaluation, config in zip(descent.evaluations, configs, strict=True)
-            ],
-            rejected=[asdict(rejection) for rejection in descent.rejections],
-            edges=[asdict(edge) for edge in descent.edges],
-            runs=len(configs),
-            tokens=sum(c.num_steps * c.tokens_per_step for c in configs),
+            TuningEntry(
+                cell=cell_entry(cell),
+                optimizer=self.optimizer,
+                phase=phase,
+                start=dict(start),
+                start_from=start_from,
+                fixed=dict(fixed),
+                grid={name: list(axis.values) for name, axis in descent.space.items()},
+                incumbent={**descent.incumbent, **fixed},
+                certified=descent.certified,
+                tie_threshold=descent.tie_threshold,
+                moves=tuple(map(_move, descent.moves)),
+                evaluations=tuple(
+                    EvaluationEntry(dict(e.configuration), config.run_id, _finite(e.loss))
+                    for e, config in evaluated
+                ),
+                rejected=tuple(descent.rejections),
+                edges=tuple(descent.edges),
+                runs=len(configs),
+                tokens=sum(c.num_steps * c.tokens_per_step for c in configs),
+            )
         )
 
     def _confirm(self, cell: Cell, winner: Configuration) -> Task:
@@ -185,11 +201,12 @@ class PhaseRunner:
         seeds = self.config.protocol.held_out_seeds
         records = yield [self._run(cell, winner, seed) for seed in seeds]
         self.store.note(
-            "confirmation",
-            cell=cell.to_dict(),
-            optimizer=self.optimizer,
-            configuration=dict(winner),
-            run_ids=[record.run_id for record in records],
+            ConfirmationEntry(
+                cell=cell_entry(cell),
+                optimizer=self.optimizer,
+                configuration=dict(winner),
+                run_ids=tuple(record.run_id for record in records),
+            )
         )
 
     # Scale ------------------------------------------------------------------------------------
@@ -208,10 +225,11 @@ class PhaseRunner:
         searched = self.config.optimizers[self.optimizer].space
         found = tuple(a for a in find_sensitivity(cells) if a.axis in searched) if cells else ()
         self.store.note(
-            "sensitivity",
-            optimizer=self.optimizer,
-            cells=[cell.cell for cell in cells],
-            axes=[_sensitivity(axis) for axis in found],
+            SensitivityEntry(
+                optimizer=self.optimizer,
+                cells=tuple(cell.cell for cell in cells),
+                axes=tuple(map(_sensitivity, found)),
+            )
         )
         return found
 
@@ -234,15 +252,16 @@ class PhaseRunner:
         if refused is not None:
             configuration = dict(nearest.winner)
         self.store.note(
-            "prediction",
-            cell=cell.to_dict(),
-            optimizer=self.optimizer,
-            configuration=configuration,
-            refused=refused,
-            axes=[
-                _prediction(name, axis, laws[name], predictions[name], snapped[name])
-                for name, axis in space.items()
-            ],
+            PredictionEntry(
+                cell=cell_entry(cell),
+                optimizer=self.optimizer,
+                configuration=configuration,
+                refused=refused,
+                axes=tuple(
+                    _prediction(name, axis, laws[name], predictions[name], snapped[name])
+                    for name, axis in space.items()
+                ),
+            )
         )
         yield from self._confirm(cell, configuration)
 
@@ -259,11 +278,12 @@ class PhaseRunner:
 
 def tie_threshold(store: RunStore, cell: Cell, floor: float) -> float:
     """τ of a cell: measured there, or in the nearest cell with a measurement; else the floor."""
-    measured = [entry for entry in store.journal if entry["kind"] == "noise"]
+    measured = entries_of(NoiseEntry, store.journal)
     if not measured:
         return floor
-    nearest = min(measured, key=lambda entry: _log_distance(entry["cell"], cell.to_dict()))
-    return float(nearest["tie_threshold"])
+    here = cell_entry(cell)
+    nearest = min(measured, key=lambda entry: _log_distance(entry.cell, here))
+    return nearest.tie_threshold
 
 
 def loss_of(record: RunRecord) -> float:
@@ -312,47 +332,46 @@ def _place(cell: Cell) -> tuple[float, float]:
 
 
 def _distance(a: Cell, b: Cell) -> float:
-    return _log_distance(a.to_dict(), b.to_dict())
+    return _log_distance(cell_entry(a), cell_entry(b))
 
 
-def _log_distance(a: Mapping[str, str | float | int], b: Mapping[str, str | float | int]) -> float:
-    keys = ("num_nonembedding_params", "ratio")
-    return math.hypot(*(math.log(float(a[key]) / float(b[key])) for key in keys))
+def _log_distance(a: CellEntry, b: CellEntry) -> float:
+    """The distance in (ln N, ln r), in which the grid of cells is about even."""
+    sizes = math.log(a.num_nonembedding_params / b.num_nonembedding_params)
+    return math.hypot(sizes, math.log(a.ratio / b.ratio))
 
 
-def _sensitivity(axis: AxisSensitivity) -> Mapping[str, object]:
-    near_best = {cell.cell: [v.value for v in cell.values] for cell in axis.near_best}
-    return {
-        "axis": axis.axis,
-        "is_stable": axis.is_stable,
-        "stable_values": list(axis.stable_values),
-        "candidates": list(axis.candidates),
-        "near_best": near_best,
-        "silent_cells": list(axis.silent_cells),
-    }
+def _sensitivity(axis: AxisSensitivity) -> AxisSensitivityEntry:
+    return AxisSensitivityEntry(
+        axis=axis.axis,
+        is_stable=axis.is_stable,
+        stable_values=axis.stable_values,
+        candidates=axis.candidates,
+        near_best={cell.cell: [v.value for v in cell.values] for cell in axis.near_best},
+        silent_cells=axis.silent_cells,
+    )
 
 
 def _prediction(
     name: str, axis: Axis, law: ScalingLaw, prediction: Prediction, snapped: Snapped
-) -> Mapping[str, object]:
-    return {
-        "axis": name,
-        "form": law.form,
-        "reason": law.reason,
-        "complement": law.complement,
-        "resolution": grid_step(axis),
+) -> AxisPredictionEntry:
+    return AxisPredictionEntry(
+        axis=name,
+        form=law.form,
+        reason=law.reason,
+        complement=law.complement,
+        resolution=grid_step(axis),
         **asdict(prediction),
-        "snapped": snapped.value,
-        "clamped": snapped.clamped,
-    }
+        snapped=snapped.value,
+        clamped=snapped.clamped,
+    )
 
 
-def _evaluation(evaluation: Evaluation, run_id: str) -> Mapping[str, object]:
-    loss = evaluation.loss if math.isfinite(evaluation.loss) else None
-    return {"configuration": dict(evaluation.configuration), "run_id": run_id, "loss": loss}
+def _finite(loss: float) -> float | None:
+    """A loss as JSON has it: None where the run diverged."""
+    return loss if math.isfinite(loss) else None
 
 
-def _move(move: Move) -> Mapping[str, object]:
-    losses = {"loss_before": move.loss_before, "loss_after": move.loss_after}
-    finite = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
-    return {**asdict(move), **finite}
+def _move(move: Move) -> MoveEntry:
+    losses = _finite(move.loss_before), _finite(move.loss_after)
+    return MoveEntry(move.axis, move.before, move.after, *losses)

@@ -12,15 +12,22 @@ study again replays the decisions and trains only what is missing.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optbench.config import RunConfig, UserError
 from optbench.files.text_files import read_user_text
 from optbench.ladder import Cell
 from optbench.space import Configuration
-from optbench.store.journal import typed_entries
+from optbench.store.journal import entries_of, typed_entries
+from optbench.store.journal_entries import (
+    ConfirmationEntry,
+    NoiseEntry,
+    PhasesEntry,
+    StudyEntry,
+    TuningEntry,
+    cell_entry,
+)
 from optbench.store.store import RunStore, StoreError
 from optbench.study.config import OptimizerStudy, StudyConfig
 from optbench.study.coordinate_descent import with_candidate
@@ -76,43 +83,42 @@ class Study:
                 text has meant other values.
         """
         study = self.config
-        facts = {
-            "name": study.name,
-            "title": study.title,
-            "smoke": study.smoke,
-            "digest": study.digest,
-            "fingerprint": self.fingerprint,
-            "baseline": study.baseline,
-            "optimizers": list(study.optimizers),
-            "confirm_seeds": study.protocol.confirm_seeds,
-            "tuned_cell": study.tuned_cell.to_dict(),
-            "baseline_cells": [cell.to_dict() for cell in study.baseline_cells],
-            "phases": {
-                "tune": [cell.to_dict() for cell in study.phases.tune],
-                "retune": [cell.to_dict() for cell in study.phases.retune],
-                "predict": [cell.to_dict() for cell in study.phases.predict],
-            },
-            "axes": {name: list(search.space) for name, search in study.optimizers.items()},
-        }
-        typed_entries(self.store.journal)  # refuses what cannot be read before it is gone on with
+        entry = StudyEntry(
+            name=study.name,
+            title=study.title,
+            smoke=study.smoke,
+            digest=study.digest,
+            fingerprint=self.fingerprint,
+            baseline=study.baseline,
+            optimizers=tuple(study.optimizers),
+            confirm_seeds=study.protocol.confirm_seeds,
+            tuned_cell=cell_entry(study.tuned_cell),
+            baseline_cells=tuple(map(cell_entry, study.baseline_cells)),
+            phases=PhasesEntry(
+                tune=tuple(map(cell_entry, study.phases.tune)),
+                retune=tuple(map(cell_entry, study.phases.retune)),
+                predict=tuple(map(cell_entry, study.phases.predict)),
+            ),
+            axes={name: list(search.space) for name, search in study.optimizers.items()},
+        )
+        kept_entries = typed_entries(self.store.journal)
         kept = self.store.directory / STUDY_FILE
         kept_text = read_user_text(kept) if kept.exists() else None
-        for entry in self.store.journal:
-            if entry["kind"] == "study":
-                self._check_owner(entry, kept_text)
-        self._check_defaults()
-        self.store.note("study", **facts)
+        for owner in kept_entries["study"]:
+            self._check_owner(owner, kept_text)
+        self._check_defaults(kept_entries["tuning"])
+        self.store.note(entry)
         if kept_text is None:
             self.store.keep_text(STUDY_FILE, study.text)
 
-    def _check_owner(self, entry: Mapping[str, Any], kept_text: str | None) -> None:
+    def _check_owner(self, entry: StudyEntry, kept_text: str | None) -> None:
         """Refuse the store of another study; a digest by an earlier rule is read by that rule."""
         study = self.config
-        digest, fingerprint = str(entry.get("digest")), entry.get("fingerprint")
+        digest, fingerprint = str(entry.digest), entry.fingerprint
         same = is_same_study(digest, kept_text, study.text, smoke=study.smoke)
         if same and fingerprint == self.fingerprint:
             return
-        where, smoke = self.store.directory, " --smoke" if entry.get("smoke") else ""
+        where, smoke = self.store.directory, " --smoke" if entry.smoke else ""
         what = (
             f"study file ({digest}, now {study.digest})"
             if not same
@@ -123,24 +129,23 @@ class Study:
             again = f"optbench run {where / STUDY_FILE}{smoke} --out {where}"
             go_on = f" `{again}` goes on with that one."
         raise StoreError(
-            f"{where} holds a study '{entry['name']}' with another {what}. Choose another folder "
+            f"{where} holds a study '{entry.name}' with another {what}. Choose another folder "
             f"with --out; nothing in this one was changed.{go_on}"
         )
 
-    def _check_defaults(self) -> None:
+    def _check_defaults(self, tunings: Sequence[TuningEntry]) -> None:
         """What a study file leaves out must mean what it meant when its searches here ended.
 
         Raises:
             StoreError: an optimizer's defaults have changed since; every such value is named.
         """
         changed: dict[str, None] = {}
-        for entry in self.store.journal:
-            if entry["kind"] != "tuning" or entry["optimizer"] not in self.config.optimizers:
+        for entry in tunings:
+            name = entry.optimizer
+            record = self.store.records.get(entry.evaluations[0].run_id)
+            if record is None or name not in self.config.optimizers:
                 continue
-            record = self.store.records.get(entry["evaluations"][0]["run_id"])
-            if record is None:
-                continue
-            name, recorded = entry["optimizer"], record.run_config.optimizer.hyperparameters
+            recorded = record.run_config.optimizer.hyperparameters
             space = self.config.optimizers[name].space
             for key, value in self.config.start_point(name).items():
                 if key in recorded and key not in space and recorded[key] != value:
@@ -192,14 +197,15 @@ class Study:
             )
         paired_sigma = statistics.stdev(differences)
         self.store.note(
-            "noise",
-            cell=cell.to_dict(),
-            optimizer=study.baseline,
-            run_ids=[record.run_id for record in own],
-            neighbour_run_ids=[record.run_id for record in other],
-            sigma=statistics.stdev(losses),
-            paired_sigma=paired_sigma,
-            tie_threshold=max(protocol.tie_floor, protocol.tie_sigmas * paired_sigma),
+            NoiseEntry(
+                cell=cell_entry(cell),
+                optimizer=study.baseline,
+                run_ids=tuple(record.run_id for record in own),
+                neighbour_run_ids=tuple(record.run_id for record in other),
+                sigma=statistics.stdev(losses),
+                paired_sigma=paired_sigma,
+                tie_threshold=max(protocol.tie_floor, protocol.tie_sigmas * paired_sigma),
+            )
         )
 
     @staticmethod
@@ -212,9 +218,9 @@ class Study:
 
     def winners(self) -> dict[str, RunConfig]:
         """A confirmation run of every optimizer in the tuned cell, as far as there are some."""
-        cell = self.config.tuned_cell.to_dict()
+        cell = cell_entry(self.config.tuned_cell)
         return {
-            entry["optimizer"]: self.store.records[entry["run_ids"][0]].run_config
-            for entry in self.store.journal
-            if entry["kind"] == "confirmation" and entry["cell"] == cell
+            entry.optimizer: self.store.records[entry.run_ids[0]].run_config
+            for entry in entries_of(ConfirmationEntry, self.store.journal)
+            if entry.cell == cell
         }

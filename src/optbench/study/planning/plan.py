@@ -16,6 +16,7 @@ from typing import Any
 
 from optbench.config import ConfigError, RunConfig
 from optbench.executors.processes import Executor
+from optbench.store.journal_entries import PlanEntry
 from optbench.study.planning.device_costs import MemoryRow, memory_row, run_cost
 from optbench.study.planning.devices import DEVICES, Device, DeviceAllocation
 from optbench.study.planning.planned_runs import PlannedRuns
@@ -72,18 +73,6 @@ class PlanRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanTotals:
-    """The whole study in six numbers; what the journal keeps and what is compared afterwards."""
-
-    runs: int
-    runs_worst: int
-    tokens: int
-    flops: float
-    seconds: float
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """The cost of a study.
 
@@ -131,10 +120,10 @@ class Plan:
         ordered = sorted(groups, key=lambda key: order.get(key[0], len(PHASES)))
         return [added(groups[key], *key) for key in ordered]
 
-    def totals(self) -> PlanTotals:
+    def totals(self) -> PlanEntry:
         """What the journal keeps."""
         total = self.total
-        return PlanTotals(
+        return PlanEntry(
             total.runs, total.runs_worst, total.tokens, total.flops, self.seconds, self.workers
         )
 
