@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Neighbours run in one process, which makes what they share once; the other takes over from the end.
-TEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# Neighbours run in one process, which makes what they share once; the others take over from the end.
+# One process more than two cores have, since many tests wait for processes that they start.
+TEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 # Inductor's code is no processor's own, so compiled steps are tested once.
 NUMERICS := tests/optimizers --ignore tests/optimizers/engine/test_compiled.py tests/export/test_huggingface.py \
 	$(addprefix tests/training/test_,accumulation.py cross_entropy.py curvature_estimates.py \

@@ -234,7 +234,7 @@ def test_a_failed_write_leaves_the_old_report_and_no_rubbish(
     def full_disk(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("optbench.report.page.os.replace", full_disk)
+    monkeypatch.setattr("os.replace", full_disk)
     message = (
         f"{path} could not be written (No space left on device). No record is lost; free some "
         f"space, or choose another file with --out."

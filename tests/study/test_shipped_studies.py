@@ -1,6 +1,7 @@
 """The study files of the package: all of them parse, and the large ones say what they must."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from optbench.store.journal import read_journal
 from optbench.store.store import RunStore
 from optbench.study.config import OptimizerStudy, StudyConfig, run_problems
 from optbench.study.file import find_study, read_study
+from tests.smoke_study import SmokeStudy
 
 SHIPPED = sorted(
     file.name.removesuffix(".toml")
@@ -268,13 +270,18 @@ def test_the_smoke_version_has_everything_that_the_study_has(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_smoke_version_runs_to_its_end_and_every_axis_is_tried(
-    name: str, tmp_path: Path
+    name: str, tmp_path: Path, smoke_study: SmokeStudy
 ) -> None:
     """From nothing to the report, then every explanation, as a user would."""
     out = tmp_path / "store"
-    done = optbench("run", name, "--smoke", "--out", str(out))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    if name == "nano":  # many other tests look at it too
+        shutil.copytree(smoke_study.store, out)
+        printed = smoke_study.stdout + smoke_study.stderr
+    else:
+        done = optbench("run", name, "--smoke", "--out", str(out))
+        printed = done.stdout + done.stderr
+        assert done.returncode == 0, printed
+    assert "Traceback" not in printed
     store, study = RunStore.read(out), read_study(find_study(name), smoke=True)
     journal, records = read_journal(store.journal), dict(store.records)  # parsed once
     page = (out / "report.html").read_text(encoding="utf-8")

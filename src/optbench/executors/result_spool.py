@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from optbench.checkpoints.root import CheckpointRoot
 from optbench.config import RunConfig
+from optbench.files.durable import replacing
 from optbench.store.store import RUNS, RunRecord, StoreError, spooled_record
 
 
@@ -56,8 +56,7 @@ def _read(path: Path) -> RunRecord | None:
 
 def _keep(path: Path, record: RunRecord) -> None:
     """Before the driver hears of it; it is in no haste to be on the disk, as the driver will be."""
-    draft = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        draft.write_text(record.to_json(), encoding="utf-8")
-        draft.replace(path)
+        with replacing(path, flush=False) as draft:
+            draft.write_text(record.to_json(), encoding="utf-8")

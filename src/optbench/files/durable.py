@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import uuid
+from collections.abc import Generator
 from pathlib import Path
 
 
@@ -19,20 +22,34 @@ def flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def write_durably(path: Path, contents: bytes) -> None:
-    """Replace a file in one step, on the disk when this returns.
+@contextlib.contextmanager
+def replacing(path: Path, *, flush: bool = True) -> Generator[Path]:
+    """A new file beside ``path`` that takes its place where the block ends without an error.
+
+    A reader sees the file of before or the whole new one. With ``flush``, the new one is on the
+    disk when the block has ended; without, a power cut may leave half of it.
 
     Raises:
         OSError: the disk refuses it; what was there before is still there.
     """
-    draft = path.with_name(path.name + ".draft")
+    # Several processes may write one file at a time, each its own draft; the last one stays.
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with draft.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
+        yield draft
+        if flush:
+            flush_to_disk(draft)
         draft.replace(path)
-    except OSError:
+    finally:
         draft.unlink(missing_ok=True)
-        raise
-    flush_to_disk(path.parent)
+    if flush:
+        flush_to_disk(path.parent)
+
+
+def write_durably(path: Path, contents: bytes) -> None:
+    """Replace a file in one step, on the disk when this returns.
+
+    Raises:
+        OSError: as :func:`replacing`.
+    """
+    with replacing(path) as draft:
+        draft.write_bytes(contents)

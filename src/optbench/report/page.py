@@ -8,8 +8,6 @@ browser does not run; all other strings pass the template's escaping.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,6 +17,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from optbench.config import UserError
+from optbench.files.durable import replacing
 from optbench.report import text
 from optbench.report.figures.layout import Figure
 from optbench.report.figures.legend import marker_svg
@@ -60,34 +59,15 @@ def write_page(page: str, path: Path) -> None:
         PageError: the folder cannot be written to.
     """
     try:
-        _write_whole(page, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # An error text of a run may hold half of a surrogate pair.
+        with replacing(path, flush=False) as draft:
+            draft.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise PageError(
             f"{path} could not be written ({error.strerror or error}). No record is lost; free "
             f"some space, or choose another file with --out."
         ) from error
-
-
-def _write_whole(page: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        # An error text of a run may hold half of a surrogate pair.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(page)
-        # mkstemp makes the file private; a report is as readable as any other new file
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    """The process's mask; the system returns it only while setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def embed_json(figures: Mapping[str, Figure]) -> Markup:

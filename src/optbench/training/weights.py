@@ -21,7 +21,7 @@ import re
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from torch import Tensor
 from optbench.config import ModelConfig, UserError
 from optbench.data.prepared import AnyCorpus
 from optbench.data.tokenizer import load_tokenizer
-from optbench.files.durable import flush_to_disk
+from optbench.files.durable import replacing
 from optbench.files.tensor_file import is_pickle
 from optbench.training.model import Llama
 
@@ -147,8 +147,12 @@ def save_weights(
     metadata = {"format": "pt", **origin.to_metadata()}
     metadata[_CHECKSUM] = _content_sha256(parameters, metadata)
     _make_room(path)
-    _write(tokenizer_file(path), lambda new: shutil.copyfile(corpus.tokenizer_path, new))
-    _write(path, lambda new: _save_readable(parameters, new, metadata, like=tokenizer_file(path)))
+    with _written(tokenizer_file(path)) as draft:
+        shutil.copyfile(corpus.tokenizer_path, draft)
+    with _written(path) as draft:
+        save_file(parameters, draft, metadata)
+        # Safetensors lets nobody else read what it writes.
+        shutil.copymode(tokenizer_file(path), draft)
 
 
 def make_folder(path: Path) -> None:
@@ -352,26 +356,14 @@ def _remedy() -> str:
     return "Restore it from a copy, or train the run again with --keep-weights."
 
 
-def _save_readable(
-    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], *, like: Path
-) -> None:
-    """Safetensors lets nobody else read what it writes; the mode is that of another file."""
-    save_file(tensors, path, metadata)
-    shutil.copymode(like, path)
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``path`` written beside and renamed when it is on the disk."""
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+@contextlib.contextmanager
+def _written(path: Path) -> Generator[Path]:
+    """As :func:`~optbench.files.durable.replacing`, with this module's error."""
     try:
-        write(new)
-        flush_to_disk(new)
-        new.replace(path)
-        flush_to_disk(path.parent)
+        with replacing(path) as draft:
+            yield draft
     except (OSError, safetensors.SafetensorError) as error:
         raise _not_written(path, error) from error
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _not_written(path: Path, error: Exception) -> WeightsError:

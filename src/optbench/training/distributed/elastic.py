@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from optbench.config import UserError
+from optbench.files.durable import replacing
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -254,6 +255,5 @@ def _end_with(parent: int, folder: Path) -> None:
 
 
 def _write(path: Path, content: Json) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(json.dumps(content))
-    new.replace(path)
+    with replacing(path, flush=False) as draft:
+        draft.write_text(json.dumps(content))
