@@ -33,7 +33,7 @@ def measured(optimizer: str, size: str, batch_size: int, steps: int, devices: in
         config, num_tokens=tokens, schedule=schedule, eval_tokens=4096, test_tokens=4096
     )
     corpus = corpus_dir(NANO, config.model.vocab_size, default_cache_dir())
-    record = run(config, corpus, execution=Execution(devices=devices))
+    record = run(config, corpus, execution=Execution(devices_per_run=devices))
     if record.status == "failed":
         raise SystemExit(record.error)
     return record

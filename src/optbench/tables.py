@@ -106,7 +106,7 @@ def _schema(kind: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = field_types(kind)  # pyright: ignore[reportArgumentType]
         schemas: dict[str, Any] = {}
-        for field in dataclasses.fields(kind):
+        for field in _keys(kind):
             schema = _schema(hints[field.name])
             schemas[field.name] = schema if is_required(field) else NotRequired[schema]
         # Of the data, so a dictionary; made at run time, which no type checker follows.
@@ -122,6 +122,11 @@ def _schema(kind: Any) -> Any:
         size = len(get_args(kind)) if is_fixed(kind) else None
         return Annotated[list[_schema(item)], Field(min_length=size, max_length=size)]
     return _WHOLE if kind is int else kind
+
+
+def _keys(kind: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that a file may have."""
+    return [f for f in dataclasses.fields(kind) if not f.metadata.get("internal")]
 
 
 def _sentences(kind: Any, errors: Iterable[ErrorDetails], path: str) -> list[Problem]:
@@ -151,12 +156,9 @@ def _place(kind: Any, steps: Iterable[int | str], path: str) -> tuple[str, list[
         if dataclasses.is_dataclass(kind):
             hints = field_types(kind)  # pyright: ignore[reportArgumentType]
             prefix = f"{path}." if path else ""
-            now = "".join(
-                prefix + f.name
-                for f in dataclasses.fields(kind)
-                if f.metadata.get("before") == step
-            )
-            known, kind = [prefix + name for name in hints], hints.get(str(step))
+            keys = {prefix + f.name: f.metadata.get("before") for f in _keys(kind)}
+            now = "".join(name for name, before in keys.items() if before == step)
+            known, kind = list(keys), hints.get(str(step))
         elif kind is None or item_type(kind) is None:
             continue  # which of several types was tried
         else:

@@ -141,7 +141,7 @@ def undisturbed(runs: Runs, **settings: Any) -> Part:
     plain = Runs(
         "memory://nothing-is-kept-here",
         runs.config,
-        Execution(checkpoint_interval=None),
+        Execution(checkpoint_interval=0),
         runs.micro_batch_size,
         runs.build,
     )

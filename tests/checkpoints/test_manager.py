@@ -211,8 +211,8 @@ def test_a_checkpoint_is_due_by_time_or_by_steps(tmp_path: Path) -> None:
         checkpointer = keeper_of(tmp_path, execution)
         return [step for step in range(1, 10) if checkpointer.should_save(step)]
 
-    assert should_save(Execution()) == should_save(Execution(checkpoint_interval=None)) == []
-    assert should_save(Execution(checkpoint_interval=None, checkpoint_steps=4)) == [4, 8]
+    assert should_save(Execution()) == should_save(Execution(checkpoint_interval=0)) == []
+    assert should_save(Execution(checkpoint_interval=0, checkpoint_steps=4)) == [4, 8]
     assert should_save(Execution(checkpoint_interval=1e-9)) == list(range(1, 10))
 
 

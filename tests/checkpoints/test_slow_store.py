@@ -21,7 +21,7 @@ from optbench.execution import Execution
 from tests.checkpoints.world import STEPS, Meeting, everyone, loop_state
 
 BY_TIME = Execution(checkpoint_interval=1e-9)
-BY_STEPS = Execution(checkpoint_interval=None, checkpoint_steps=1)
+BY_STEPS = Execution(checkpoint_interval=0, checkpoint_steps=1)
 TENSORS = {"a": torch.ones(3)}
 
 

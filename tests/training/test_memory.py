@@ -171,11 +171,11 @@ def test_a_limit_becomes_a_micro_batch() -> None:
         device_type="cpu",
     )
     chosen = [
-        fitting_micro_batch(TINY_CONFIG, Execution(memory_bytes=limit), optimizer, CPU)
+        fitting_micro_batch(TINY_CONFIG, Execution(memory_gb=limit / 1e9), optimizer, CPU)
         for limit in (memory.peak(1), memory.peak(2), memory.peak(4))
     ]
     assert chosen == [1, 2, 4]
-    assert fitting_micro_batch(TINY_CONFIG, Execution(micro_batch_size=3), optimizer, CPU) == 3
+    assert fitting_micro_batch(TINY_CONFIG, Execution(micro_batch=3), optimizer, CPU) == 3
     assert fitting_micro_batch(TINY_CONFIG, Execution(), optimizer, CPU) is None
     with pytest.raises(ConfigError, match=r"one sequence of 16 tokens .* the limit is 0\.00 GB"):
-        fitting_micro_batch(TINY_CONFIG, Execution(memory_bytes=1000), optimizer, CPU)
+        fitting_micro_batch(TINY_CONFIG, Execution(memory_gb=1e-6), optimizer, CPU)

@@ -110,7 +110,7 @@ def test_a_run_without_intervals_still_goes_on_from_what_is_there(
     resumed = run(
         config_of("lion"),
         corpus,
-        execution=Execution(checkpoint_interval=None),
+        execution=Execution(checkpoint_interval=0),
         checkpoints=tmp_path,
     )
     assert resumed.execution["resumed_at_steps"] == [20]

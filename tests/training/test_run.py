@@ -118,7 +118,7 @@ def test_how_a_run_is_carried_out_changes_neither_its_identity_nor_its_losses(
 ) -> None:
     plain = run(run_config(), corpus)
     frugal = run(
-        run_config(), corpus, execution=Execution(micro_batch_size=3, activation_checkpointing=True)
+        run_config(), corpus, execution=Execution(micro_batch=3, activation_checkpointing=True)
     )
     assert frugal.run_id == plain.run_id
     assert frugal.test_loss == pytest.approx(plain.test_loss, rel=1e-5)
@@ -133,7 +133,7 @@ def test_how_a_run_is_carried_out_changes_neither_its_identity_nor_its_losses(
 
 
 def test_a_limit_of_memory_that_holds_no_sequence_is_a_failure_with_a_remedy(corpus: Path) -> None:
-    record = run(run_config(), corpus, execution=Execution(memory_bytes=1000))
+    record = run(run_config(), corpus, execution=Execution(memory_gb=1e-6))
     assert record.status == "failed"
     assert "or checkpoint activations (--activation-checkpointing)" in record.error
 

@@ -210,7 +210,7 @@ class CheckpointManager:
 
     def _time_is_up(self) -> bool:
         minutes = self.execution.checkpoint_interval
-        return minutes is not None and time.perf_counter() - self._last >= 60 * minutes
+        return minutes > 0 and time.perf_counter() - self._last >= 60 * minutes
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, loop: LoopState) -> None:
         """Keep a checkpoint, which is written while the run goes on.

@@ -1,7 +1,7 @@
 """The options of `optbench train` and `optbench run` for how the device is used.
 
-Each is a field of :class:`~optbench.execution_settings.ExecutionSettings`, but for the place of the
-checkpoints: like the folder of the runs, it belongs to one store and is in no study file.
+Each is a field of :class:`~optbench.execution.Execution`, but for the place of the checkpoints:
+like the folder of the runs, it belongs to one store and is in no study file.
 """
 
 from __future__ import annotations
@@ -9,67 +9,55 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from optbench.cli.verbs import Finite, renamed_option
+from optbench.execution import Execution
+from optbench.typed_data import field_types
 
-_OPTIONS = (
-    click.option(
-        "--micro-batch",
-        type=click.IntRange(1),
-        help="Sequences forward and backward at once.  [default: the batch; on a GPU, what fits]",
-    ),
-    click.option(
-        "--memory-gb",
-        type=Finite(0, min_open=True),
-        help="Choose the micro-batch for this much memory.",
-    ),
-    click.option(
-        "--activation-checkpointing/--no-activation-checkpointing",
-        default=None,
-        help="Keep of each block only its input, and compute the rest again.",
-    ),
-    click.option("--compile/--no-compile", default=None, help="Fuse the blocks by torch.compile."),
-    click.option(
-        "--checkpoint-interval",
-        type=Finite(0),
-        help="Minutes between two checkpoints of a run; 0 = none.  [default: 10]",
-    ),
-    click.option(
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add the options, and pass on those given as ``execution``, and ``checkpoints``.
+
+    They change no run's identity.
+    """
+    fields = [f for f in dataclasses.fields(Execution) if not f.metadata.get("internal")]
+
+    @functools.wraps(verb)
+    def wrapped(**given: Any) -> None:
+        values = {field.name: given.pop(field.name) for field in fields}
+        verb(execution={n: v for n, v in values.items() if v is not None}, **given)
+
+    place = click.option(
         "--checkpoint-dir",
         "checkpoints",
         metavar="URL",
         help="A folder or an fsspec URL.  [default: checkpoints, in the folder of the runs]",
-    ),
-    click.option(
-        "--devices-per-run",
-        type=click.IntRange(1),
-        help="Devices of this machine that execute a run together.  [default: 1]",
-    ),
-)
-_RENAMED = (
-    renamed_option("--checkpointing", "--activation-checkpointing", is_flag=True),
-    renamed_option("--no-checkpointing", "--no-activation-checkpointing", is_flag=True),
-    renamed_option("--checkpoint-minutes", "--checkpoint-interval"),
-    renamed_option("--checkpoints", "--checkpoint-dir"),
-)
+    )
+    options = [option for field in fields for option in _options(field)]
+    with_options: Callable[..., None] = wrapped
+    for option in reversed((*options, place, renamed_option("--checkpoints", "--checkpoint-dir"))):
+        with_options = option(with_options)
+    return with_options
 
 
-def execution_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Add the options and pass them on as ``execution`` and ``checkpoints``.
-
-    They change no run's identity.
-    """
-
-    @functools.wraps(verb)
-    def wrapped(**given: Any) -> None:
-        from optbench.execution_settings import ExecutionSettings
-
-        names = [field.name for field in dataclasses.fields(ExecutionSettings)]
-        verb(execution=ExecutionSettings(**{name: given.pop(name) for name in names}), **given)
-
-    for option in reversed((*_OPTIONS, *_RENAMED)):
-        wrapped = option(wrapped)
-    return wrapped
+def _options(field: dataclasses.Field[Any]) -> list[Decorator]:
+    """The option of a field, and those that answer the name that it had before."""
+    kind, name = field_types(Execution)[field.name], field.name.replace("_", "-")
+    is_flag, number, default = kind is bool, None, ""
+    if not is_flag:
+        is_whole = int in (kind, *get_args(kind))
+        above_zero = field.metadata.get("above_zero", False)
+        number = click.IntRange(1) if is_whole else Finite(0, min_open=above_zero)
+        default = "" if field.default is None else f"  [default: {field.default:g}]"
+    prefixes = ("--", "--no-") if is_flag else ("--",)
+    flags, text = "/".join(prefix + name for prefix in prefixes), field.metadata["help"] + default
+    # Click gets no default: what is not given is left to the study file.
+    options: list[Decorator] = [click.option(flags, type=number, default=None, help=text)]
+    if old := field.metadata.get("before", "").replace("_", "-"):
+        options += [renamed_option(p + old, p + name, is_flag=is_flag) for p in prefixes]
+    return options

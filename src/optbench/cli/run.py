@@ -112,7 +112,7 @@ def run_study(
     failed = False
     require_corpus(config.corpus, config.tuned_cell.model.vocab_size)
     problems = device_problems(options.execution, smallest_batch(config))
-    if problems := problems + executor.device_problems(options.execution.devices):
+    if problems := problems + executor.device_problems(options.execution.devices_per_run):
         raise ConfigError(problems)
     check_folder(out)
     place = CheckpointRoot.of(out, options.checkpoints)
@@ -125,7 +125,7 @@ def run_study(
         try:
             if options.keep_weights:
                 _announce_weights(study, console)
-            with executor.opened(options.execution.devices) as workers:
+            with executor.opened(options.execution.devices_per_run) as workers:
                 _train(study, workers, manifest, console, options, place)
         except KeyboardInterrupt:
             console.print(
@@ -302,7 +302,7 @@ def plan_study(
     planned = planned_runs(config)
     if allocation is not None:
         return plan_for(planned, allocation)
-    with executor.opened(config.execution.execution().devices) as workers:
+    with executor.opened(config.execution.devices_per_run) as workers:
         refuse_long_measurements(planned, workers)
         return make_plan(planned, workers)
 

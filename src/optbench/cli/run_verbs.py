@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,10 @@ from optbench.cli.verbs import (
     store_option,
 )
 from optbench.errors import excerpt
+from optbench.execution import DEFAULT_EXECUTION
 
 if TYPE_CHECKING:
     from optbench.config import Precision
-    from optbench.execution_settings import ExecutionSettings
     from optbench.store.store import RunRecord
 
 
@@ -65,7 +66,7 @@ def train(
     precision: Precision | None,
     keep_weights: bool,
     store: Path,
-    execution: ExecutionSettings,
+    execution: Mapping[str, Any],
     checkpoints: str | None,
 ) -> None:
     """Train one run, from a CONFIG_FILE (.toml or .json, see `show --config`) or from flags."""
@@ -93,7 +94,7 @@ def train(
         store,
         console(),
         keep_weights=keep_weights,
-        execution=execution.execution(),
+        execution=DEFAULT_EXECUTION.overlaid(execution),
         checkpoints=checkpoints,
     )
     from optbench.cli.printing import print_record

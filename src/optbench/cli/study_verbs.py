@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +15,6 @@ from optbench.cli.plan_options import allocation_options
 from optbench.cli.verbs import Finite, console, format_option, reports_errors, store_option
 
 if TYPE_CHECKING:
-    from optbench.execution_settings import ExecutionSettings
     from optbench.executors.choice import ExecutorChoice
     from optbench.study.config import StudyConfig
     from optbench.study.planning.devices import DeviceAllocation
@@ -54,7 +54,7 @@ def run(
     max_tokens: float | None,
     max_core_hours: float | None,
     keep_weights: bool,
-    execution: ExecutionSettings,
+    execution: Mapping[str, Any],
     checkpoints: str | None,
 ) -> None:
     """Tune, compare and report: execute STUDY (a name or a .toml file).
@@ -72,9 +72,7 @@ def run(
         _out(study, out, smoke),
         executor,
         console(),
-        SessionOptions(
-            budget, execution.over(config.execution).execution(), checkpoints, keep_weights
-        ),
+        SessionOptions(budget, config.execution.overlaid(execution), checkpoints, keep_weights),
     )
 
 

@@ -18,7 +18,7 @@ from optbench.config import (
     RunConfig,
     ScheduleConfig,
 )
-from optbench.execution_settings import UNSET, ExecutionSettings
+from optbench.execution import DEFAULT_EXECUTION, Execution
 from optbench.export.trackers.settings import SinkSettings
 from optbench.ladder import Cell
 from optbench.optimizers import OPTIMIZERS
@@ -201,7 +201,7 @@ class StudyConfig:
     smoke: bool
     text: str = field(repr=False)
     sinks: tuple[SinkSettings, ...] = ()
-    execution: ExecutionSettings = UNSET
+    execution: Execution = DEFAULT_EXECUTION
 
     @property
     def cells(self) -> list[Cell]:

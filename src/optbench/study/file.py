@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.config import ConfigError, ModelConfig
+from optbench.execution import DEFAULT_EXECUTION, Execution
 from optbench.export.trackers.settings import SINKS, SinkSettings
 from optbench.files.text_files import read_user_text
 from optbench.ladder import SIZES, Cell
@@ -149,7 +150,7 @@ class _Reader:
         self._check_limits(optimizers, phases)
         self._check_baseline(optimizers)
         sinks = self._sinks()
-        self._check_changeable()
+        execution = self._execution()
         if self.problems or run is None or not tuned:
             return None
         compared = (*phases.tune, *phases.retune, *phases.predict)
@@ -168,7 +169,7 @@ class _Reader:
             smoke=smoke,
             text=text,
             sinks=sinks,
-            execution=tables.execution,
+            execution=execution,
         )
         self.problems += _start_problems(study)
         return study
@@ -250,9 +251,14 @@ class _Reader:
                 sinks.append(settings)
         return tuple(sinks)
 
-    def _check_changeable(self) -> None:
-        problems = {p.split()[0]: p for p in self.tables.execution.problems()}
-        self._refuse_settings("execution", problems)
+    def _execution(self) -> Execution:
+        raw, path = self.tables.execution, "execution"
+        self._refuse_types(Execution, raw, path)
+        try:
+            return sound_part(Execution, raw, self.wrong, path)
+        except ConfigError as error:
+            self._refuse_settings(path, {p.split()[0]: p for p in error.problems})
+            return DEFAULT_EXECUTION
 
     # Cells ------------------------------------------------------------------------------------
 

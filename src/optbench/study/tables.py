@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from optbench.config import ModelConfig
-from optbench.execution_settings import UNSET, ExecutionSettings
 from optbench.optimizers import OPTIMIZERS
 from optbench.optimizers.hyperparameters import OneOf
 from optbench.run_axes import RUN_AXES
@@ -73,7 +72,7 @@ class StudyTables:
     run: RunSettings | None = None
     protocol: StudyProtocol = field(default_factory=StudyProtocol)
     optimizers: Mapping[str, OptimizerTable] = field(default_factory=dict[str, OptimizerTable])
-    execution: ExecutionSettings = UNSET
+    execution: Mapping[str, Any] = field(default_factory=dict[str, Any])
     sinks: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 

@@ -181,8 +181,8 @@ def fitting_micro_batch(
         ConfigError: a single sequence does not fit the limit.
     """
     limit = execution.memory_bytes
-    if execution.micro_batch_size is not None or (limit is None and device.type != "cuda"):
-        return execution.micro_batch_size
+    if execution.micro_batch is not None or (limit is None and device.type != "cuda"):
+        return execution.micro_batch
     needed = step_memory(
         config.model,
         config.precision,
@@ -190,7 +190,7 @@ def fitting_micro_batch(
         state_bytes=state_bytes(optimizer),
         device_type=device.type,
     )
-    share = -(-config.batch_size // execution.devices)
+    share = -(-config.batch_size // execution.devices_per_run)
     if limit is None:
         total = torch.cuda.get_device_properties(device).total_memory
         # An estimate: where nothing fits by it, the run is tried all the same.

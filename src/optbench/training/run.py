@@ -68,7 +68,7 @@ def run(
         corpus_directory = directory_here(
             corpus_directory, config.data.corpus, config.model.vocab_size
         )
-        if execution.devices > 1:
+        if execution.devices_per_run > 1:
             return _run_on_devices(
                 config, corpus_directory, on_progress, weights_path, execution, checkpoints
             )
@@ -108,7 +108,7 @@ def _run_on_devices(
     record = elastic.run_ranks(
         "optbench.training.distributed.rank_process",
         job,
-        execution.devices,
+        execution.devices_per_run,
         lambda at: on_progress(Progress(**at)),
     )
     return RunRecord.from_dict(record)
@@ -116,7 +116,7 @@ def _run_on_devices(
 
 def device_problems(execution: Execution, batch_size: int) -> list[str]:
     """Why a run cannot be shared out among the devices that it was given; empty if it can."""
-    devices, problems = execution.devices, list[str]()
+    devices, problems = execution.devices_per_run, list[str]()
     if devices > batch_size:
         problems.append(
             f"Each device takes sequences of every batch, but a batch of {batch_size} was to be "
@@ -295,7 +295,7 @@ def build_model(config: RunConfig, execution: Execution) -> Llama:
         precision=config.precision,
         activation_checkpointing=execution.activation_checkpointing,
     )
-    if execution.compiled:
+    if execution.compile:
         model.compile_blocks()
     return model
 

@@ -349,7 +349,7 @@ def go_on_at(job: RankJob) -> None:
         model = Llama(config.model, seed=3)
         checkpointer = CheckpointManager(
             place,
-            Execution(checkpoint_interval=None, checkpoint_steps=1 if stop else None),
+            Execution(checkpoint_interval=0, checkpoint_steps=1 if stop else None),
             config.num_steps,
             RankInfo(ranks.rank, ranks.size),
             ranks.gather,

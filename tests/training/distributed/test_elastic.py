@@ -185,8 +185,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_batch_smaller_than_the_devices_is_refused() -> None:
-    assert device_problems(Execution(devices=4), 4) == []
-    assert device_problems(Execution(devices=5), 4) == [
+    assert device_problems(Execution(devices_per_run=4), 4) == []
+    assert device_problems(Execution(devices_per_run=5), 4) == [
         "Each device takes sequences of every batch, but a batch of 4 was to be shared out among "
         "5 devices. Use 4 devices per run at most."
     ]
@@ -195,7 +195,7 @@ def test_a_batch_smaller_than_the_devices_is_refused() -> None:
 def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert device_problems(Execution(devices=2), 4) == [
+    assert device_problems(Execution(devices_per_run=2), 4) == [
         "A run was to use 2 GPUs, but this machine has 1. Use as many devices per run at most."
     ]
     assert device_problems(Execution(), 4) == []
@@ -205,9 +205,9 @@ def test_a_run_that_cannot_be_shared_out_starts_no_rank(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(elastic, "run_ranks", lambda *_: pytest.fail("ranks were started"))
-    record = run(run_config(), corpus, execution=Execution(devices=5))
+    record = run(run_config(), corpus, execution=Execution(devices_per_run=5))
     assert (record.status, ConfigError.__name__ in record.error) == ("failed", True)
-    other = run(run_config().with_fingerprint("00"), corpus, execution=Execution(devices=2))
+    other = run(run_config().with_fingerprint("00"), corpus, execution=Execution(devices_per_run=2))
     assert "but the run was configured for 00" in other.error
 
 
@@ -226,7 +226,7 @@ def test_a_run_on_two_devices_whose_rank_is_killed_is_the_run_of_one_process(
             os.kill(killed[0], signal.SIGKILL)
 
     weights = tmp_path / "weights" / "run.safetensors"
-    execution = Execution(devices=2, checkpoint_steps=100)
+    execution = Execution(devices_per_run=2, checkpoint_steps=100)
     record = run(config, corpus, kill_a_rank, weights, execution, tmp_path / "checkpoints")
     alone = run(config, corpus)
     assert record.status == "completed", record.error
@@ -251,7 +251,7 @@ def test_a_run_on_two_devices_whose_rank_is_killed_is_the_run_of_one_process(
 @pytest.mark.slow
 def test_runs_on_several_devices_go_side_by_side_from_worker_processes(corpus: Path) -> None:
     configs = [run_config(seed=seed) for seed in range(2)]
-    execution = Execution(devices=2)
+    execution = Execution(devices_per_run=2)
     with ProcessExecutor(2, initialize=use_one_thread) as executor:
         jobs = [executor.submit(run, c, corpus, quiet, None, execution) for c in configs]
         records = [job.result(TIMEOUT_S) for job in jobs]
