@@ -23,6 +23,7 @@ from optbench.config import (
     RunConfig,
     ScheduleConfig,
 )
+from optbench.schedule import DECAY_SHAPES
 from optbench.tables import read_table
 from tests.builders import TINY_CONFIG, TINY_MODEL, config_with
 
@@ -318,11 +319,12 @@ def schedule_with(**changes: Any) -> ScheduleConfig:
         ),
         (
             config_with(schedule=schedule_with(shape="cosin")),
-            "Unknown decay shape 'cosin'. Did you mean 'cosine'? Available: cosine, linear.",
+            "Unknown decay shape 'cosin'. Did you mean 'cosine'? "
+            f"Available: {', '.join(DECAY_SHAPES)}.",
         ),
         (
             config_with(schedule=schedule_with(shape=3)),
-            "Unknown decay shape '3'. Available: cosine, linear.",
+            f"Unknown decay shape '3'. Available: {', '.join(DECAY_SHAPES)}.",
         ),
         (
             config_with(schedule=schedule_with(final_frac=1.5)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from optbench.schedule import DECAY_SHAPES, DecayShape, lr_factor
 
-shapes = st.sampled_from(DECAY_SHAPES)
+shapes = st.sampled_from(list(DECAY_SHAPES))
 
 
 def factors(num_steps: int, warmup_steps: int, decay_steps: int, **rest: Any) -> list[float]:
@@ -109,7 +109,7 @@ def test_the_pieces_are_monotone_and_stay_within_their_range(
         assert all(a > b for a, b in pairwise(fall))
 
 
-@given(num_steps=st.integers(2, 400), shape=shapes)
+@given(num_steps=st.integers(2, 400), shape=st.sampled_from(["cosine", "linear"]))
 def test_no_step_of_a_decay_is_a_jump(num_steps: int, shape: DecayShape) -> None:
     got = factors(num_steps, 0, num_steps, shape=shape)
     # The slope of half a cosine is at most pi/2 of the straight line's.

@@ -8,10 +8,22 @@ study, optimizers.md §1.4), and the last update of a run of T steps has factor 
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-DecayShape: TypeAlias = Literal["cosine", "linear"]
-DECAY_SHAPES: tuple[DecayShape, ...] = ("cosine", "linear")
+# What remains of the decay after a share p of its steps: 1 at p = 0, 0 at p = 1.
+DECAY_SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {
+        "cosine": lambda p: 0.5 * (1 + math.cos(math.pi * p)),
+        "linear": lambda p: 1 - p,
+    }
+)
+# Type checkers want literals written out; files and records are checked against the names above.
+if TYPE_CHECKING:
+    DecayShape: TypeAlias = str
+else:
+    DecayShape = Literal[*DECAY_SHAPES]
 
 
 def lr_factor(
@@ -26,7 +38,7 @@ def lr_factor(
     """The factor of the peak learning rate at ``step`` (0-based) of a run of ``num_steps``.
 
     0 → 1 over ``warmup_steps``, then 1, then down to ``final_frac`` over the last ``decay_steps``,
-    by half a cosine or a straight line.
+    along one of :data:`DECAY_SHAPES`.
 
     Raises:
         ValueError: the warm-up and the decay together are longer than the run.
@@ -42,5 +54,4 @@ def lr_factor(
     if step < decay_start:
         return 1.0
     progress = min(1.0, (step - decay_start) / max(1, decay_steps))
-    remaining = 1 - progress if shape == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return final_frac + (1 - final_frac) * remaining
+    return final_frac + (1 - final_frac) * DECAY_SHAPES[shape](progress)

@@ -108,7 +108,7 @@ def test_toml_is_a_part_of_a_study_file(found: Recommendation) -> None:
     assert "# mars: clip_norm is set here" in text
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", read_published().optimizers)
 def test_the_script_runs_and_prints_nothing(
     found: Recommendation, optimizer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

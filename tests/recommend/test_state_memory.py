@@ -1,4 +1,4 @@
-"""The table against the state that the optimizers really keep."""
+"""The bytes of a recommendation against the state that the optimizers really keep."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def measured_bytes_per_param(optimizer: str, hyperparameters: dict[str, float | 
     ("optimizer", "block_size"),
     [(name, 0) for name in OPTIMIZERS] + [("kron", 32), ("soap", 32)],
 )
-def test_the_table_is_what_the_optimizers_keep(optimizer: str, block_size: int) -> None:
+def test_the_bytes_are_those_that_the_optimizers_keep(optimizer: str, block_size: int) -> None:
     given: dict[str, float | int] = {"block_size": block_size} if block_size else {}
     found = measured_bytes_per_param(optimizer, given)
     told = state_bytes_per_param(optimizer, given)

@@ -67,7 +67,8 @@ def test_a_study_of_one_cell_has_claims_but_nothing_over_cells(page: Page) -> No
 
 
 def test_every_claim_has_its_verdict_and_its_evidence(page: Page, summary: StudySummary) -> None:
-    assert [claim.number for claim in summary.claims] == list(range(1, 10))
+    numbers = [claim.number for claim in summary.claims]
+    assert numbers == list(range(1, len(numbers) + 1))
     for claim in summary.claims:
         for sentence in (claim.statement, *claim.evidence, *claim.needs):
             assert " ".join(sentence.split()) in page.text
@@ -77,7 +78,7 @@ def test_every_claim_has_its_verdict_and_its_evidence(page: Page, summary: Study
         if tag == "span" and attributes.get("class") in ("holds", "does-not-hold", "inconclusive")
     ]
     told = [claim.verdict.replace(" ", "-") for claim in summary.claims]
-    assert [verdict for verdict in verdicts if verdict in told][-9:] == told
+    assert [verdict for verdict in verdicts if verdict in told][-len(told) :] == told
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from optbench.cli.verbs import Finite, available_workers
+from optbench.executors.choice import ExecutorChoice
+from optbench.executors.registry import EXECUTORS
 
 _OPTIONS = (
     click.option(
@@ -19,7 +21,7 @@ _OPTIONS = (
     click.option(
         "--executor",
         "kind",
-        type=click.Choice(["process", "ray", "inline"]),
+        type=click.Choice(list(EXECUTORS)),
         default="process",
         show_default=True,
         help="Processes of this machine, Ray, or one run after another.",
@@ -48,28 +50,31 @@ def executor_options(verb: Callable[..., None]) -> Callable[..., None]:
     def wrapped(
         *,
         workers: int | None,
-        kind: Any,
+        kind: str,
         address: str | None,
         cpus_per_run: float | None,
         gpus_per_run: float | None,
         **others: Any,
     ) -> None:
-        of_ray = {
-            "--address": address,
-            "--cpus-per-run": cpus_per_run,
-            "--gpus-per-run": gpus_per_run,
+        taken = EXECUTORS[kind].options
+        special = {
+            "address": address,
+            "cpus_per_run": cpus_per_run,
+            "gpus_per_run": gpus_per_run,
         }
-        given = [name for name, value in of_ray.items() if value is not None]
-        if kind != "ray" and given:
-            raise click.UsageError(f"{' and '.join(given)} can only be given with --executor ray.")
-        if kind == "inline" and workers not in (None, 1):
+        wrong = [name for name, value in special.items() if value is not None and name not in taken]
+        if wrong:
+            given = " and ".join("--" + name.replace("_", "-") for name in wrong)
+            takers = [k for k, entry in EXECUTORS.items() if {*wrong} & {*entry.options}]
             raise click.UsageError(
-                f"--executor inline has one worker, so --workers {workers} cannot be."
+                f"{given} can only be given with --executor {' or '.join(takers)}."
+            )
+        if "workers" not in taken and workers not in (None, 1):
+            raise click.UsageError(
+                f"--executor {kind} has one worker, so --workers {workers} cannot be."
             )
         if cpus_per_run == 0 and not gpus_per_run:
             raise click.UsageError("--cpus-per-run 0 needs --gpus-per-run: a run takes something.")
-        from optbench.executors.choice import ExecutorChoice
-
         executor = ExecutorChoice(
             kind=kind,
             workers=workers,

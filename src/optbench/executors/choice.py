@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from optbench.executors.processes import Executor, InlineExecutor, ProcessExecutor
-from optbench.training.run import use_one_thread
+from optbench.executors.registry import EXECUTORS
 
-ExecutorKind: TypeAlias = Literal["process", "ray", "inline"]
+if TYPE_CHECKING:
+    from optbench.executors.processes import Executor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class ExecutorChoice:
     """The command line's options; nothing here changes what a run is.
 
     Args:
+        kind: a name of :data:`~optbench.executors.registry.EXECUTORS`.
         workers: jobs at a time; None is as many as the cores give each of a run's devices one, or
             what Ray's machines have room for.
         cores: that this process may use.
@@ -26,7 +28,7 @@ class ExecutorChoice:
         gpus_per_run: likewise, where there are any; a fraction shares one.
     """
 
-    kind: ExecutorKind = "process"
+    kind: str = "process"
     workers: int | None = None
     cores: int = 1
     address: str | None = None
@@ -37,7 +39,7 @@ class ExecutorChoice:
         """Why runs of this many devices each cannot be executed there; empty if they can."""
         gpus = self.gpus_per_run
         # None of any is a run on CPUs, and a run of one device may share its GPU.
-        if self.kind != "ray" or devices == 1 or not gpus or gpus >= devices:
+        if devices == 1 or not gpus or gpus >= devices:
             return []
         return [
             f"A run was to use {devices} devices, but only {gpus:g} GPUs were to be kept for it, "
@@ -64,20 +66,8 @@ class ExecutorChoice:
         executor.close()
 
     def _executor(self, devices: int) -> Executor:
-        if self.kind == "inline":
-            use_one_thread()
-            return InlineExecutor()
-        if self.kind == "process":
-            workers = self.workers or max(1, self.cores // devices)
-            return ProcessExecutor(workers, initialize=use_one_thread)
-        from optbench.executors.ray_executor import RayExecutor  # Ray need not be installed
+        from optbench.training.run import use_one_thread  # torch, which the command line defers
 
-        return RayExecutor(
-            self.workers,
-            initialize=use_one_thread,
-            address=self.address,
-            devices=devices,
-            cpus_per_run=self.cpus_per_run,
-            gpus_per_run=self.gpus_per_run,
-            local_cpus=self.cores,
-        )
+        module, name = EXECUTORS[self.kind].factory.split(":")
+        factory = getattr(import_module(f"optbench.executors.{module}"), name)
+        return factory(self, devices, use_one_thread)

@@ -26,6 +26,8 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from optbench.executors.choice import ExecutorChoice
+
 R = TypeVar("R")
 KILL_EVERY_S = 0.05
 RETIRE_S = 5.0
@@ -64,6 +66,14 @@ class InlineExecutor:
 
     def close(self, *, cancel: bool = False) -> None:
         """Nothing is left to do."""
+
+
+def inline_executor(
+    choice: ExecutorChoice, devices: int, initialize: Callable[[], None]
+) -> InlineExecutor:
+    """The executor of a choice; this process is its worker."""
+    initialize()
+    return InlineExecutor()
 
 
 class ProcessExecutor:
@@ -214,6 +224,14 @@ class ProcessExecutor:
         traceback: TracebackType | None,
     ) -> None:
         self.close(cancel=kind is not None)
+
+
+def process_executor(
+    choice: ExecutorChoice, devices: int, initialize: Callable[[], None]
+) -> ProcessExecutor:
+    """The executor of a choice; each device of a run has a core."""
+    workers = choice.workers or max(1, choice.cores // devices)
+    return ProcessExecutor(workers, initialize=initialize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from optbench.executors.choice import ExecutorChoice
 from optbench.executors.processes import Answer
 from optbench.executors.ray_cluster import Cluster, ClusterError, WorkerInfo
 from optbench.executors.worker_failures import (
@@ -379,6 +380,21 @@ class RayExecutor:
         traceback: TracebackType | None,
     ) -> None:
         self.close(cancel=kind is not None)
+
+
+def ray_executor(
+    choice: ExecutorChoice, devices: int, initialize: Callable[[], None]
+) -> RayExecutor:
+    """The executor of a choice."""
+    return RayExecutor(
+        choice.workers,
+        initialize=initialize,
+        address=choice.address,
+        devices=devices,
+        cpus_per_run=choice.cpus_per_run,
+        gpus_per_run=choice.gpus_per_run,
+        local_cpus=choice.cores,
+    )
 
 
 @dataclass(eq=False, slots=True)

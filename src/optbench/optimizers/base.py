@@ -166,6 +166,12 @@ class BaseOptimizer(torch.optim.Optimizer, CountsFlops, ABC):
         """The equations of `update` for :meth:`compile`; None where there are none for a group."""
         return None
 
+    @classmethod
+    def state_bytes(cls, shape: tuple[int, ...], group: Group) -> int:
+        """Bytes of the state of one parameter that the method's own rule steps."""
+        state = cls.init_state(torch.empty((1, *shape), device="meta"), group)
+        return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
     # Hyperparameters --------------------------------------------------------------------------
 
     @classmethod

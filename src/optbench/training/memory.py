@@ -154,9 +154,7 @@ def state_bytes(optimizer: BaseOptimizer) -> int:
 
 def state_bytes_of(optimizer: BaseOptimizer, group: Group, shape: tuple[int, ...]) -> int:
     """Bytes of the state of one parameter."""
-    like = torch.empty((1, *shape), device="meta")
-    state = optimizer.rule_of(group, shape).init_state(like, group)
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    return optimizer.rule_of(group, shape).state_bytes(shape, group)
 
 
 def alike_parameters(optimizer: BaseOptimizer) -> list[tuple[Group, tuple[int, ...], int]]:

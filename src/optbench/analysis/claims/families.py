@@ -1,37 +1,17 @@
-"""The families of the paper's claims, and to which of them each optimizer belongs."""
+"""The members of the families that the paper's claims are about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Literal, TypeAlias
+from collections.abc import Iterable
 
-Kind: TypeAlias = Literal["matrix-based", "scalar-based"]
-Family: TypeAlias = Kind | Literal["variance-reduced", "memory-efficient"]
+from optbench.optimizers.registry import METHODS, Family, Kind
 
 ADAMW = "adamw"
-# By their names in study files. Every optimizer is of one kind: a claim on "all others" is one on
-# the scalar-based methods, and what is not in this table counts as neither, which the claim says.
-OPTIMIZER_FAMILIES: Mapping[str, tuple[Family, ...]] = MappingProxyType(
-    {
-        "adamw": ("scalar-based",),
-        "nadamw": ("scalar-based", "variance-reduced"),
-        "mars": ("scalar-based", "variance-reduced"),
-        "cautious": ("scalar-based", "variance-reduced"),
-        "lion": ("scalar-based", "memory-efficient"),
-        "adam_mini": ("scalar-based", "memory-efficient"),
-        "muon": ("matrix-based",),
-        "scion": ("matrix-based",),
-        "kron": ("matrix-based",),
-        "soap": ("matrix-based",),
-        "sophia": ("scalar-based",),
-    }
-)
 
 
 def members(family: Family) -> tuple[str, ...]:
-    """The optimizers of a family, in the order of the table."""
-    return tuple(name for name, families in OPTIMIZER_FAMILIES.items() if family in families)
+    """The optimizers of a family, in the order of the registry."""
+    return tuple(name for name, method in METHODS.items() if family in method.families)
 
 
 def of_kind(kind: Kind, optimizers: Iterable[str]) -> list[str]:
@@ -40,8 +20,12 @@ def of_kind(kind: Kind, optimizers: Iterable[str]) -> list[str]:
 
 
 def kind_of(optimizer: str) -> Kind | None:
-    """Which of the two kinds an optimizer is of; None where the table does not have it."""
-    families = OPTIMIZER_FAMILIES.get(optimizer, ())
-    if not families:
+    """Which of the two kinds an optimizer is of; None where it states none, or is not known.
+
+    A claim on "all others" is one on the scalar-based methods, and names what is of neither kind.
+    """
+    method = METHODS.get(optimizer)
+    if method is None:
         return None
-    return "matrix-based" if "matrix-based" in families else "scalar-based"
+    kinds: tuple[Kind, ...] = ("matrix-based", "scalar-based")
+    return next((kind for kind in kinds if kind in method.families), None)

@@ -46,6 +46,8 @@ def keyword_remedy(name: str, value: Any, own: Collection[str]) -> str | None:
 
 def _betas_remedy(value: Any, own: Collection[str]) -> str:
     names = [name for name in ("beta1", "beta2") if name in own]
+    if not names:
+        return "the method has none. Leave it out."
     values: Sequence[Any] = value if isinstance(value, tuple | list) else ()
     if len(values) < len(names):
         return f"give {' and '.join(f'`{name}`' for name in names)}."
