@@ -14,7 +14,6 @@ from optbench.analysis.cells import CellReader, CellSummary, by_speed, runs_by_k
 from optbench.analysis.claims.claim import Claim
 from optbench.analysis.claims.registry import evaluate_claims
 from optbench.analysis.confirmation import Replicates, read_confirmations
-from optbench.analysis.jsonable import to_jsonable
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
 from optbench.analysis.spending import Spending, compare_budget, spent_on
@@ -24,7 +23,6 @@ from optbench.statistics.noise import SeedNoise, pooled_noise, shared_seed_corre
 from optbench.store.journal import Journal, read_journal
 from optbench.store.journal_entries import NoiseEntry, StudyEntry
 from optbench.store.store import RunRecord, RunStore
-from optbench.units import format_count, format_p, format_seconds, format_signed
 
 UNEQUAL_NOISE_P = 0.01
 
@@ -82,15 +80,6 @@ class StudySummary:
     joint: JointFit
     claims: tuple[Claim, ...]
 
-    @property
-    def title(self) -> str:
-        """What was compared, on one line."""
-        cell = self.study.tuned_cell
-        return (
-            f"{self.study.title or self.study.name}: speed-ups over {self.study.baseline} in cell "
-            f"{cell.label} ({format_count(cell.num_tokens)} tokens)"
-        )
-
     def row(self, optimizer: str) -> OptimizerRow:
         """The row of an optimizer.
 
@@ -98,48 +87,6 @@ class StudySummary:
             KeyError: the study does not have it.
         """
         return {row.optimizer: row for row in self.rows}[optimizer]
-
-    def notes(self) -> list[str]:
-        """What belongs under the table: verdicts, winners, what is missing, planned and spent."""
-        verdicts = [
-            f"{row.optimizer}: {row.verdict}.{_difference(row)}" for row in self.rows if row.test
-        ]
-        return [*verdicts, *self.missing, budget_sentence(self.budget)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; a number that is infinite or does not exist becomes None."""
-        return to_jsonable(dataclasses.asdict(self))
-
-
-def _difference(row: OptimizerRow) -> str:
-    """The sentence on the test loss against the baseline, with its interval and p-value."""
-    if row.difference is None:
-        return ""
-    change = format_signed(row.difference.value, 3)
-    p = format_p(row.difference.p_value)
-    return f" Test loss {change} ± {row.difference.half_width:.3f} against the baseline, {p}."
-
-
-def budget_sentence(budget: Spending) -> str:
-    """Runs, tokens and time, spent and planned."""
-    spent, plan = budget.spent, budget.plan
-    text = (
-        f"Spent: {spent.runs} runs, {format_count(spent.tokens)} tokens, "
-        f"{format_seconds(spent.core_s)} of CPU time"
-    )
-    if budget.wall_s:
-        text += f", {format_seconds(budget.wall_s)} of wall time with {budget.workers} workers"
-    if budget.open_sessions:
-        text += (
-            f" (without {budget.open_sessions} of {budget.sessions} sessions, which were cut off)"
-        )
-    if plan is None:
-        return f"{text}. No plan was recorded."
-    return (
-        f"{text}. Planned: {plan.runs} runs (at most {plan.runs_worst}), "
-        f"{format_count(plan.tokens)} tokens, {format_seconds(plan.seconds)} of wall time with "
-        f"{plan.workers} workers."
-    )
 
 
 def summarise(store: RunStore) -> StudySummary:

@@ -15,7 +15,7 @@ from jinja2 import Template
 from markupsafe import Markup
 
 from optbench.analysis.outcomes import OptimizerRow
-from optbench.analysis.summary import StudySummary, budget_sentence
+from optbench.analysis.summary import StudySummary
 from optbench.report import text
 from optbench.report.cells_table import without_speedup
 from optbench.report.figures.layout import styles_of
@@ -24,6 +24,7 @@ from optbench.report.figures.palette import Style
 from optbench.report.figures.tuning import tuning_panels
 from optbench.report.page import embed_json, plotly, template, write_page
 from optbench.report.sections import extrapolation_text, missing_sentences, scale_sections
+from optbench.report.wording import SHORT_VERDICTS, budget_text, verdict_text
 from optbench.store.journal import read_journal
 from optbench.store.store import RunRecord, RunStore
 
@@ -71,7 +72,7 @@ def render_report(summary: StudySummary, store: RunStore) -> str:
         plotly=plotly(),
         commands=text.reproduction_commands(store.directory, smoke=summary.study.smoke),
         runs=[_run_line(record) for record in store.records.values()],
-        budget=budget_sentence(summary.budget),
+        budget=budget_text(summary.budget),
     )
 
 
@@ -92,6 +93,15 @@ def _swatch(row: OptimizerRow, styles: Mapping[str, Style]) -> Markup:
     )
 
 
+def _style_of_verdict(row: OptimizerRow) -> str:
+    return SHORT_VERDICTS[row.verdict].replace(" ", "-")
+
+
+def _side(row: OptimizerRow) -> str:
+    """The style of a speed-up whose interval excludes 1."""
+    return SHORT_VERDICTS[row.verdict] if row.verdict.excludes_one else ""
+
+
 @functools.cache
 def _template() -> Template:
     return template(
@@ -103,5 +113,8 @@ def _template() -> Template:
             "swatch": _swatch,
             "without_speedup": without_speedup,
             "beyond": extrapolation_text,
+            "verdict": verdict_text,
+            "style_of_verdict": _style_of_verdict,
+            "side": _side,
         },
     )
