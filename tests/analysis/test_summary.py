@@ -5,8 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
+from optbench.analysis.notices import (
+    AllDiverged,
+    CurveIncomplete,
+    NoiseUnequal,
+    NoNoise,
+    RunsAbsent,
+    Stage,
+    TimedElsewhere,
+    Unconfirmed,
+)
 from optbench.analysis.outcomes import RowVerdict
-from optbench.analysis.summary import StudySummary, summarise
+from optbench.analysis.summary import UNEQUAL_NOISE_P, StudySummary, summarise
 from optbench.statistics.noise import paired_difference, pooled_noise
 from optbench.statistics.speedup import BaselineLosses, OptimizerLoss, speedup
 from tests.statistics.synthetic import UNIT_TOKENS, SimulatedStudy, Truth, finished_study
@@ -191,8 +201,8 @@ def test_a_study_that_only_began_says_what_is_missing() -> None:
     study.begin()
     summary = summarise(study.store)
     assert {row.verdict for row in summary.rows} == {RowVerdict.BASELINE, RowVerdict.NO_RESULT}
-    assert "muon is still being tuned: no confirmation runs yet." in summary.missing
-    assert "No intervals yet: no configuration has two seeds." in summary.missing
+    assert Unconfirmed("muon", Stage.TUNING) in summary.missing
+    assert NoNoise() in summary.missing
     assert summary.curve.points == ()
     assert summary.budget.open_sessions == 1
 
@@ -207,7 +217,7 @@ def test_an_unfinished_curve_names_the_cells_it_lacks() -> None:
     assert row.test is not None
     assert row.difference is not None
     assert (row.tokens, row.verdict) == (None, RowVerdict.NO_SPEEDUP)
-    assert any("lacks d32 0.5x, d32 1.5x, d32 2x" in line for line in summary.missing)
+    assert CurveIncomplete(("d32 0.5x", "d32 1.5x", "d32 2x")) in summary.missing
 
 
 def test_a_single_seed_has_a_value_but_no_interval() -> None:
@@ -248,7 +258,7 @@ def test_when_every_seed_diverged_there_is_no_result() -> None:
     summary = summarise(study.store)
     row = summary.row("muon")
     assert row.verdict is RowVerdict.ALL_DIVERGED
-    assert "muon: all 6 confirmation runs diverged." in summary.missing
+    assert AllDiverged("muon", 6) in summary.missing
 
 
 def test_failed_and_absent_runs_are_named() -> None:
@@ -260,8 +270,7 @@ def test_failed_and_absent_runs_are_named() -> None:
     row = summary.row("muon")
     assert row.test is not None
     assert row.test.count == 4
-    assert any(f"2 confirmation runs are not in the store ({failed}, {absent})" in m
-               for m in summary.missing)  # fmt: skip
+    assert RunsAbsent("muon", (failed, absent)) in summary.missing
     assert [run.status for run in summary.failed_or_diverged] == ["failed"]
 
 
@@ -276,7 +285,7 @@ def test_times_from_different_devices_are_not_compared() -> None:
     row = summary.row("muon")
     assert row.tokens is not None
     assert row.seconds is None
-    assert any("timed on a GPU and the baseline's on a CPU" in line for line in summary.missing)
+    assert TimedElsewhere("muon", ("a GPU",), ("a CPU",)) in summary.missing
     assert [use.runs for use in summary.environments] == [
         len(study.store.records) - 6,
         6,
@@ -288,4 +297,6 @@ def test_unequal_noise_is_reported() -> None:
     for k, run_id in enumerate(study.store.journal[-2]["run_ids"]):
         record = study.store.records[run_id]
         study.store.records[run_id] = dataclasses.replace(record, test_loss=4.0 + 0.3 * (-1) ** k)
-    assert any("seed noise is not the same everywhere" in m for m in summarise(study.store).missing)
+    (notice,) = summarise(study.store).missing
+    assert isinstance(notice, NoiseUnequal)
+    assert notice.p_value < UNEQUAL_NOISE_P

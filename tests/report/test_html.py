@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from optbench.analysis.notices import AllDiverged, InCell
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.report.figures.overview import study_figures
 from optbench.report.html import render_report, write_report
@@ -135,10 +136,10 @@ def test_remarks_on_the_joint_fit_are_not_called_missing(
     ladder_store: RunStore, ladder: StudySummary
 ) -> None:
     joint = dataclasses.replace(ladder.joint, remarks=("It does not fit.",))
-    missing = ("d64 1x: a run is absent.", "Joint fit of all cells: It does not fit.")
+    missing = (InCell("d64 1x", AllDiverged("muon", 6)),)
     changed = dataclasses.replace(ladder, joint=joint, missing=missing)
     text = Page(render_report(changed, ladder_store)).text
-    assert "d64 1x: a run is absent." in text
+    assert "d64 1x: muon: all 6 confirmation runs diverged." in text
     assert text.count("It does not fit.") == 1
 
 

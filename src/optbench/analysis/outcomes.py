@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from statistics import median
 
 from optbench.analysis.baseline import Reference
 from optbench.analysis.confirmation import Replicates
+from optbench.analysis.notices import (
+    AllDiverged,
+    RowNotice,
+    RunsAbsent,
+    Stage,
+    TimedElsewhere,
+    Unconfirmed,
+)
 from optbench.analysis.spending import Spent
 from optbench.analysis.tuning import Tuning
 from optbench.statistics.contrasts import difference_by_seed
@@ -67,7 +75,7 @@ class OptimizerRow:
         spent: by all of its runs, tuning and confirmation; in every cell, or in this one alone for
             the rows of a `cells.CellSummary`.
         verdict: by the headline speed-up in tokens.
-        missing: what is not there, in sentences.
+        missing: what is not there.
         prediction: how the configuration was predicted, where it was not tuned.
     """
 
@@ -85,7 +93,7 @@ class OptimizerRow:
     state_bytes_per_param: float | None
     spent: Spent
     verdict: RowVerdict
-    missing: tuple[str, ...]
+    missing: tuple[RowNotice, ...]
     prediction: PredictionEntry | None = None
 
 
@@ -261,23 +269,16 @@ def _missing(
     tuning: Tuning | None,
     prediction: PredictionEntry | None,
     reference: Reference,
-) -> list[str]:
+) -> Iterator[RowNotice]:
     if confirmed is None:
-        stage = "is tuned" if tuning else "is predicted" if prediction else "is still being tuned"
-        return [f"{optimizer} {stage}: no confirmation runs yet."]
-    found: list[str] = []
+        predicted = Stage.PREDICTED if prediction else Stage.TUNING
+        yield Unconfirmed(optimizer, Stage.TUNED if tuning else predicted)
+        return
     if confirmed.absent:
-        found.append(
-            f"{optimizer}: {len(confirmed.absent)} confirmation runs are not in the store "
-            f"({', '.join(confirmed.absent)})."
-        )
+        yield RunsAbsent(optimizer, confirmed.absent)
     if confirmed.seeds and not confirmed.losses:
-        found.append(f"{optimizer}: all {len(confirmed.seeds)} confirmation runs diverged.")
+        yield AllDiverged(optimizer, len(confirmed.seeds))
     baseline = reference.confirmed
     if baseline is not None and confirmed.devices != baseline.devices:
-        found.append(
-            f"{optimizer}: no speed-up in seconds, because its runs were timed on "
-            f"{', '.join(sorted(confirmed.devices))} and the baseline's on "
-            f"{', '.join(sorted(baseline.devices))}."
-        )
-    return found
+        devices, others = sorted(confirmed.devices), sorted(baseline.devices)
+        yield TimedElsewhere(optimizer, tuple(devices), tuple(others))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,22 @@ from optbench.analysis.cells import CellReader, CellSummary, by_speed, runs_by_k
 from optbench.analysis.claims.claim import Claim
 from optbench.analysis.claims.registry import evaluate_claims
 from optbench.analysis.confirmation import Replicates, read_confirmations
+from optbench.analysis.notices import (
+    CurveIncomplete,
+    FitNotice,
+    InCell,
+    NoiseUnequal,
+    NoNoise,
+    NothingConfirmed,
+    StudyNotice,
+)
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
 from optbench.analysis.spending import Spending, compare_budget, spent_on
 from optbench.analysis.study_fit import fit_study
 from optbench.statistics.joint_fit import JointFit
 from optbench.statistics.noise import SeedNoise, pooled_noise, shared_seed_correlation
-from optbench.store.journal import Journal, read_journal
+from optbench.store.journal import read_journal
 from optbench.store.journal_entries import NoiseEntry, StudyEntry
 from optbench.store.store import RunRecord, RunStore
 
@@ -57,10 +66,11 @@ class StudySummary:
         thresholds: the noise measurements that set the tie thresholds.
         seed_correlation: of the confirmation losses of two configurations over the seeds that they
             share, the mean over all pairs; what it is above 0 the paired intervals gain.
-        missing: what is not there yet, in sentences.
+        missing: what is not there yet, but for the joint fit.
         cells: every cell in which something is confirmed, the headline first, then by size.
         curves: the baseline's at every size, by the name of the size.
         joint: the joint fit of all cells, with its speed-ups by size and their trends.
+        joint_notice: what the study lacks for that fit.
         claims: the study's verdicts on the claims of the paper.
     """
 
@@ -74,10 +84,11 @@ class StudySummary:
     budget: Spending
     failed_or_diverged: tuple[FailedOrDiverged, ...]
     environments: tuple[EnvironmentUse, ...]
-    missing: tuple[str, ...]
+    missing: tuple[StudyNotice, ...]
     cells: tuple[CellSummary, ...]
     curves: Mapping[str, BaselineCurve]
     joint: JointFit
+    joint_notice: FitNotice | None
     claims: tuple[Claim, ...]
 
     def row(self, optimizer: str) -> OptimizerRow:
@@ -100,7 +111,7 @@ def summarise(store: RunStore) -> StudySummary:
     confirmed = read_confirmations(journal, records)
     groups = noise_groups(journal, confirmed, records)
     everywhere = pooled_noise([group.losses for group in groups])
-    joint = fit_study(confirmed, everywhere, baseline=study.baseline)
+    joint, joint_notice = fit_study(confirmed, everywhere, baseline=study.baseline)
     sizes = dict.fromkeys([study.tuned_cell.size, *(c.cell.size for c in confirmed)])
     bases = {size: size_basis(size, confirmed, groups, study.baseline) for size in sizes}
     reader = CellReader(journal, runs_by_key(records.values()), confirmed, groups, bases, joint)
@@ -119,10 +130,11 @@ def summarise(store: RunStore) -> StudySummary:
         budget=compare_budget(journal, records.values()),
         failed_or_diverged=_failed_or_diverged(records),
         environments=_environments(records),
-        missing=(*_missing(journal, rows, reference), *_missing_elsewhere(study, cells, joint)),
+        missing=(*_missing(study, rows, reference), *_missing_elsewhere(study, cells)),
         cells=cells,
         curves=curves,
         joint=joint,
+        joint_notice=joint_notice,
         claims=evaluate_claims(journal, cells, joint, _test_losses(records)),
     )
 
@@ -183,39 +195,28 @@ def _environments(records: Mapping[str, RunRecord]) -> tuple[EnvironmentUse, ...
     )
 
 
-def _missing(journal: Journal, rows: Sequence[OptimizerRow], reference: Reference) -> list[str]:
-    study, found = journal.study, [sentence for row in rows for sentence in row.missing]
+def _missing(
+    study: StudyEntry, rows: Sequence[OptimizerRow], reference: Reference
+) -> Iterator[StudyNotice]:
+    for row in rows:
+        yield from row.missing
     unmeasured = [
         cell.label
         for cell in study.curve_cells
         if float(cell.num_tokens) not in reference.losses.tokens
     ]
     if unmeasured:
-        found.append(
-            f"The baseline's loss curve lacks {', '.join(unmeasured)}: no confirmation runs there."
-        )
+        yield CurveIncomplete(tuple(unmeasured))
     if reference.noise is None:
-        found.append("No intervals yet: no configuration has two seeds.")
+        yield NoNoise()
     elif reference.noise.equal_p is not None and reference.noise.equal_p < UNEQUAL_NOISE_P:
-        found.append(
-            f"The seed noise is not the same everywhere (Bartlett p = "
-            f"{reference.noise.equal_p:.1g}); intervals with the pooled σ are too narrow for the "
-            f"noisier optimizers."
-        )
-    return found
+        yield NoiseUnequal(reference.noise.equal_p)
 
 
-def _missing_elsewhere(
-    study: StudyEntry, cells: Sequence[CellSummary], joint: JointFit
-) -> Iterable[str]:
-    """Of the other cells, and of the joint fit once there is something to fit."""
-    headline = study.tuned_cell
+def _missing_elsewhere(study: StudyEntry, cells: Sequence[CellSummary]) -> Iterator[StudyNotice]:
     for cell in cells:
-        if cell.cell.key != headline.key:
-            yield from (f"{cell.cell.label}: {sentence}" for sentence in cell.missing)
+        if cell.cell.key != study.tuned_cell.key:
+            yield from (InCell(cell.cell.label, notice) for notice in cell.missing)
     begun = {cell.cell.key for cell in cells} | {c.key for c in study.curve_cells}
     if absent := [cell.label for cell in study.cells if cell.key not in begun]:
-        yield f"Nothing is confirmed yet in {', '.join(absent)}."
-    if any(row.test and not row.is_baseline for cell in cells for row in cell.rows):
-        sentences = [joint.reason] if joint.reason else joint.remarks
-        yield from (f"Joint fit of all cells: {sentence}" for sentence in sentences)
+        yield NothingConfirmed(tuple(absent))

@@ -23,8 +23,16 @@ from optbench.report.figures.overview import study_figures
 from optbench.report.figures.palette import Style
 from optbench.report.figures.tuning import tuning_panels
 from optbench.report.page import embed_json, plotly, template, write_page
-from optbench.report.sections import extrapolation_text, missing_sentences, scale_sections
-from optbench.report.wording import SHORT_VERDICTS, budget_text, verdict_text
+from optbench.report.sections import extrapolation_text, scale_sections
+from optbench.report.wording import (
+    SHORT_VERDICTS,
+    budget_text,
+    joint_reason,
+    joint_remarks,
+    missing_sentences,
+    notice_text,
+    verdict_text,
+)
 from optbench.store.journal import read_journal
 from optbench.store.store import RunRecord, RunStore
 
@@ -63,7 +71,12 @@ def render_report(summary: StudySummary, store: RunStore) -> str:
     return _template().render(
         summary=summary,
         scale=scale,
-        missing=missing_sentences(summary, scale.table),
+        # With a table of all cells, the joint fit has its own section, which names its limits.
+        missing=[notice_text(notice) for notice in summary.missing]
+        if scale.table
+        else missing_sentences(summary),
+        joint_reason=joint_reason(summary),
+        joint_remarks=joint_remarks(summary),
         study=summary.study,
         styles=styles,
         figures=sorted(figures),

@@ -9,15 +9,29 @@ from typing import Any
 from optbench.analysis.jsonable import to_jsonable
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.summary import StudySummary
-from optbench.report.wording import SHORT_VERDICTS, verdict_text
+from optbench.report.wording import (
+    SHORT_VERDICTS,
+    joint_reason,
+    joint_remarks,
+    missing_sentences,
+    notice_text,
+    verdict_text,
+)
+
+_WORDED_OR_LAST = ("verdict", "missing", "prediction")
 
 
 def summary_as_dict(summary: StudySummary) -> dict[str, Any]:
-    """Every field, verdicts in words; a number that is infinite or does not exist is None."""
+    """Every field, notices in words; a number that is infinite or does not exist is None."""
     content, baseline = dataclasses.asdict(summary), summary.study.baseline
+    del content["joint_notice"]
+    content["missing"] = missing_sentences(summary)
+    content["joint"]["reason"] = joint_reason(summary)
+    content["joint"]["remarks"] = joint_remarks(summary)
     content["rows"] = _rows(content["rows"], summary.rows, baseline)
     for entry, cell in zip(content["cells"], summary.cells, strict=True):
         entry["rows"] = _rows(entry["rows"], cell.rows, baseline)
+        entry["missing"] = [notice_text(notice) for notice in cell.missing]
     return to_jsonable(content)
 
 
@@ -26,14 +40,11 @@ def _rows(
 ) -> list[dict[str, Any]]:
     return [
         {
-            **{name: value for name, value in entry.items() if name not in _AFTER_VERDICT},
+            **{name: value for name, value in entry.items() if name not in _WORDED_OR_LAST},
             "standing": SHORT_VERDICTS[row.verdict],
             "verdict": verdict_text(row, baseline),
-            "missing": entry["missing"],
+            "missing": [notice_text(notice) for notice in row.missing],
             "prediction": entry["prediction"],
         }
         for entry, row in zip(entries, rows, strict=True)
     ]
-
-
-_AFTER_VERDICT = ("verdict", "missing", "prediction")

@@ -4,6 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optbench.analysis.notices import (
+    AllDiverged,
+    BaselineUnconfirmed,
+    CellNotice,
+    CurveIncomplete,
+    FitNotice,
+    InCell,
+    LeftOutOfFit,
+    NoiseBorrowed,
+    NoiseUnequal,
+    NoNoise,
+    NothingConfirmed,
+    NothingToFit,
+    RowNotice,
+    RunsAbsent,
+    Stage,
+    StudyNotice,
+    TimedElsewhere,
+    TooFewBudgets,
+    Unconfirmed,
+)
 from optbench.analysis.outcomes import OptimizerRow, RowVerdict, side_of_one
 from optbench.analysis.spending import Spending
 from optbench.analysis.summary import StudySummary
@@ -28,6 +49,11 @@ _VERDICTS: Mapping[RowVerdict, str] = {
     RowVerdict.NO_SPEEDUP: "no speed-up: {baseline} has too few budgets at this size",
     RowVerdict.ALL_DIVERGED: "no result: every confirmation run diverged",
     RowVerdict.NO_RESULT: "no result yet",
+}
+_STAGES: Mapping[Stage, str] = {
+    Stage.TUNING: "is still being tuned",
+    Stage.TUNED: "is tuned",
+    Stage.PREDICTED: "is predicted",
 }
 
 
@@ -65,7 +91,7 @@ def notes(summary: StudySummary) -> list[str]:
         for row in summary.rows
         if row.test
     ]
-    return [*verdicts, *summary.missing, budget_text(summary.budget)]
+    return [*verdicts, *missing_sentences(summary), budget_text(summary.budget)]
 
 
 def _difference(row: OptimizerRow) -> str:
@@ -97,3 +123,100 @@ def budget_text(budget: Spending) -> str:
         f"{format_count(plan.tokens)} tokens, {format_seconds(plan.seconds)} of wall time with "
         f"{plan.workers} workers."
     )
+
+
+def missing_sentences(summary: StudySummary) -> list[str]:
+    """What is not there yet, and what limits the joint fit once there is something to fit."""
+    found = [notice_text(notice) for notice in summary.missing]
+    if isinstance(summary.joint_notice, NothingToFit):
+        return found
+    limits = [reason] if (reason := joint_reason(summary)) else joint_remarks(summary)
+    return [*found, *(f"Joint fit of all cells: {sentence}" for sentence in limits)]
+
+
+def joint_reason(summary: StudySummary) -> str:
+    """Why there is no joint fit; nothing if there is one."""
+    notice = summary.joint_notice
+    return fit_notice_text(notice) if isinstance(notice, NothingToFit) else summary.joint.reason
+
+
+def joint_remarks(summary: StudySummary) -> list[str]:
+    """What limits the joint fit, the cells that it leaves out last."""
+    notice = summary.joint_notice
+    left_out = [fit_notice_text(notice)] if isinstance(notice, LeftOutOfFit) else []
+    return [*summary.joint.remarks, *left_out]
+
+
+def fit_notice_text(notice: FitNotice) -> str:
+    """What a study lacks for its joint fit."""
+    if isinstance(notice, NothingToFit):
+        return f"No optimizer besides {notice.baseline} is confirmed yet."
+    too_few = "no budget" if notice.needed == 1 else f"fewer than {notice.needed} budgets"
+    return (
+        f"Left out: {', '.join(notice.cells)}, where {notice.baseline} has {too_few} at the size."
+    )
+
+
+def remark_text(remark: str | FitNotice) -> str:
+    """A remark of a recommendation."""
+    if isinstance(remark, str):
+        return remark
+    prefix = "No speed-ups: " if isinstance(remark, NothingToFit) else ""
+    return f"{prefix}{fit_notice_text(remark)}"
+
+
+def notice_text(notice: StudyNotice | CellNotice) -> str:
+    """What a study, a cell or an optimizer lacks."""
+    match notice:
+        case InCell():
+            return f"{notice.cell}: {notice_text(notice.notice)}"
+        case CurveIncomplete():
+            lacking = ", ".join(notice.cells)
+            return f"The baseline's loss curve lacks {lacking}: no confirmation runs there."
+        case NothingConfirmed():
+            return f"Nothing is confirmed yet in {', '.join(notice.cells)}."
+        case NoNoise():
+            return "No intervals yet: no configuration has two seeds."
+        case NoiseUnequal():
+            return (
+                f"The seed noise is not the same everywhere (Bartlett p = {notice.p_value:.1g}); "
+                f"intervals with the pooled σ are too narrow for the noisier optimizers."
+            )
+        case _:
+            return _cell_notice(notice)
+
+
+def _cell_notice(notice: CellNotice) -> str:
+    match notice:
+        case TooFewBudgets():
+            number = f"{notice.budgets or 'no'} budget{'s' * (notice.budgets != 1)}"
+            return (
+                f"No speed-ups: the baseline has {number} at {notice.size}; a speed-up needs "
+                f"{notice.needed}."
+            )
+        case BaselineUnconfirmed():
+            return f"No differences of losses: {notice.baseline} is not confirmed here."
+        case NoiseBorrowed():
+            return (
+                f"No configuration has two seeds at {notice.size}: the noise of the other sizes "
+                f"stands in for it."
+            )
+        case _:
+            return f"{notice.optimizer}{_row_notice(notice)}"
+
+
+def _row_notice(notice: RowNotice) -> str:
+    match notice:
+        case Unconfirmed():
+            return f" {_STAGES[notice.stage]}: no confirmation runs yet."
+        case RunsAbsent():
+            runs = notice.run_ids
+            return f": {len(runs)} confirmation runs are not in the store ({', '.join(runs)})."
+        case AllDiverged():
+            return f": all {notice.runs} confirmation runs diverged."
+        case TimedElsewhere():
+            return (
+                f": no speed-up in seconds, because its runs were timed on "
+                f"{', '.join(notice.devices)} and the baseline's on "
+                f"{', '.join(notice.baseline_devices)}."
+            )
