@@ -1,10 +1,19 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
+from optbench.analysis.notices import (
+    BaselineUnconfirmed,
+    CurveIncomplete,
+    InCell,
+    LeftOutOfFit,
+    NoiseBorrowed,
+    NothingConfirmed,
+    NothingToFit,
+    TooFewBudgets,
+)
+from optbench.analysis.outcomes import RowVerdict
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.statistics.noise import pooled_noise
 from optbench.store.journal_entries import PredictionEntry, TimingEntry, cell_entry
@@ -87,16 +96,15 @@ def test_one_budget_at_a_size_gives_losses_but_no_speedup(summary: StudySummary)
     assert row.test is not None
     assert row.difference is not None
     assert row.difference.value < 0
-    assert (row.tokens, row.standing) == (None, "no result")
-    assert row.verdict == "no speed-up: adamw has too few budgets at this size"
-    sentence = "No speed-ups: the baseline has 1 budget at d64; a speed-up needs 2."
-    assert cell.missing == (sentence,)
-    assert f"d64 1x: {sentence}" in summary.missing
+    assert (row.tokens, row.verdict) == (None, RowVerdict.NO_SPEEDUP)
+    notice = TooFewBudgets("d64", 1, 2)
+    assert cell.missing == (notice,)
+    assert InCell("d64 1x", notice) in summary.missing
 
 
 def test_cells_without_any_result_are_named(summary: StudySummary) -> None:
-    assert "Nothing is confirmed yet in d64 4x." in summary.missing
-    assert not any("lacks" in sentence for sentence in summary.missing)
+    assert NothingConfirmed(("d64 4x",)) in summary.missing
+    assert not any(isinstance(notice, CurveIncomplete) for notice in summary.missing)
 
 
 def test_a_predicted_row_says_how_it_came_about(summary: StudySummary) -> None:
@@ -153,7 +161,7 @@ def test_a_size_without_two_seeds_borrows_the_noise_and_says_so() -> None:
     assert cell.noise is None
     assert cell.reference.noise is not None
     assert cell.reference.noise.dof == 3
-    assert any("the noise of the other sizes stands in for it" in line for line in cell.missing)
+    assert NoiseBorrowed("d48") in cell.missing
 
 
 def test_without_the_baseline_there_are_no_differences() -> None:
@@ -165,10 +173,7 @@ def test_without_the_baseline_there_are_no_differences() -> None:
     row = cell.row("muon")
     assert row is not None
     assert (row.difference, row.seconds) == (None, None)
-    assert cell.missing == (
-        "No speed-ups: the baseline has no budgets at d48; a speed-up needs 2.",
-        "No differences of losses: adamw is not confirmed here.",
-    )
+    assert cell.missing == (TooFewBudgets("d48", 0, 2), BaselineUnconfirmed("adamw"))
 
 
 def test_the_joint_fit_has_a_speedup_for_each_size_and_their_trend(summary: StudySummary) -> None:
@@ -185,9 +190,7 @@ def test_the_joint_fit_has_a_speedup_for_each_size_and_their_trend(summary: Stud
         assert found.low is not None
         assert found.high is not None
         assert found.low <= 1.4 * size**TRUTH.trend <= found.high
-    remark = "Left out: d64 1x, where adamw has fewer than 2 budgets at the size."
-    assert remark in joint.remarks
-    assert f"Joint fit of all cells: {remark}" in summary.missing
+    assert summary.joint_notice == LeftOutOfFit(("d64 1x",), "adamw", 2)
 
 
 def test_rows_have_the_joint_estimate_of_their_size(summary: StudySummary) -> None:
@@ -214,26 +217,15 @@ def test_with_one_size_the_joint_fit_has_one_speedup_for_all_cells() -> None:
     assert np.isfinite(found.value)
 
 
-def test_the_reason_for_no_joint_fit_is_told_once_there_is_something_to_compare() -> None:
+def test_without_a_joint_fit_there_is_a_reason() -> None:
     study = SimulatedStudy(truth=TRUTH, optimizers=("adamw", "muon"), ratios=(1.0, 2.0))
     study.begin()
     study.confirm_best("adamw")
-    assert summarise(study.store).joint.reason == ("No optimizer besides adamw is confirmed yet.")
-    assert not any("Joint fit" in line for line in summarise(study.store).missing)
+    assert summarise(study.store).joint_notice == NothingToFit("adamw")
     study.confirm_best("muon")
-    assert any(
-        line == "Joint fit of all cells: The fit needs at least 3 budgets of adamw, has 1."
-        for line in summarise(study.store).missing
-    )
-
-
-def test_the_dictionary_has_cells_joint_fit_and_claims(summary: StudySummary) -> None:
-    back = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
-    assert [cell["cell"]["size"] for cell in back["cells"]] == ["d32"] * 4 + ["d48"] * 2 + ["d64"]
-    assert back["cells"][4]["rows"][0]["optimizer"] == "muon"
-    assert back["joint"]["trends"][0]["value"] == summary.joint.trends[0].value
-    assert [claim["number"] for claim in back["claims"]] == list(range(1, 10))
-    assert set(back["curves"]) == {"d32", "d48", "d64"}
+    summary = summarise(study.store)
+    assert summary.joint_notice is None
+    assert summary.joint.reason == "The fit needs at least 3 budgets of adamw, has 1."
 
 
 def test_side_by_side_times_count_in_their_own_cell_only() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from optbench.analysis.baseline import build_reference
 from optbench.analysis.cells import CellSummary
 from optbench.analysis.confirmation import Replicates, SeedResult
-from optbench.analysis.outcomes import OptimizerRow
+from optbench.analysis.outcomes import OptimizerRow, RowVerdict
 from optbench.analysis.spending import Spent
 from optbench.statistics.interpolation import Bound
 from optbench.statistics.noise import SeedNoise, mean_loss
@@ -92,8 +92,7 @@ def row_of(
         s_per_token=None,
         state_bytes_per_param=None,
         spent=Spent(runs=0, tokens=0, flops=0.0, core_s=0.0),
-        standing="no result",
-        verdict="",
+        verdict=RowVerdict.NO_RESULT,
         missing=(),
     )
 

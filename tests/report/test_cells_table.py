@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from optbench.analysis.outcomes import OptimizerRow
+from optbench.analysis.outcomes import OptimizerRow, RowVerdict
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.report.cells_table import (
     brief_text,
@@ -91,10 +91,10 @@ def test_without_a_speedup_the_difference_of_losses_stands_in_its_place() -> Non
 def test_a_brief_speedup_says_whether_it_can_be_told_from_one(ladder: StudySummary) -> None:
     row = row_in(ladder, "muon", "d32 1x")
     speedup = Speedup(value=1.3, low=0.9, high=1.6, estimator="paper", extrapolated=True, bound="")
-    unsure = dataclasses.replace(row, tokens=speedup, standing="inconclusive")
+    unsure = dataclasses.replace(row, tokens=speedup, verdict=RowVerdict.INCONCLUSIVE)
     assert brief_text(unsure) == "(1.30†)"
     bound = dataclasses.replace(speedup, value=2.0, low=1.9, bound=">", extrapolated=False)
-    assert brief_text(dataclasses.replace(row, tokens=bound, standing="faster")) == ">2.00"
+    assert brief_text(dataclasses.replace(row, tokens=bound, verdict=RowVerdict.FASTER)) == ">2.00"
     assert brief_text(None) == place_text(None) == "–"
 
 

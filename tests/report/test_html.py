@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from optbench.analysis.notices import AllDiverged, InCell
 from optbench.analysis.summary import StudySummary, summarise
 from optbench.report.figures.overview import study_figures
 from optbench.report.html import render_report, write_report
 from optbench.report.page import PageError
 from optbench.report.sections import scale_sections
 from optbench.report.text import interval_text, value_text
+from optbench.report.wording import verdict_text
 from optbench.store.journal import read_journal
 from optbench.store.store import RunStore
 from tests.needs import needs_browser
@@ -52,7 +54,7 @@ def test_page_answers_the_question_before_everything_else(
 
 def test_every_optimizer_stands_in_the_result_table(page: Page, summary: StudySummary) -> None:
     for row in summary.rows:
-        assert row.verdict in page.text
+        assert verdict_text(row, "adamw") in page.text
 
 
 def test_every_run_of_the_store_is_listed(page: Page, study: SimulatedStudy) -> None:
@@ -135,10 +137,10 @@ def test_remarks_on_the_joint_fit_are_not_called_missing(
     ladder_store: RunStore, ladder: StudySummary
 ) -> None:
     joint = dataclasses.replace(ladder.joint, remarks=("It does not fit.",))
-    missing = ("d64 1x: a run is absent.", "Joint fit of all cells: It does not fit.")
+    missing = (InCell("d64 1x", AllDiverged("muon", 6)),)
     changed = dataclasses.replace(ladder, joint=joint, missing=missing)
     text = Page(render_report(changed, ladder_store)).text
-    assert "d64 1x: a run is absent." in text
+    assert "d64 1x: muon: all 6 confirmation runs diverged." in text
     assert text.count("It does not fit.") == 1
 
 

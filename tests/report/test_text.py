@@ -17,6 +17,7 @@ from optbench.report.text import (
     trend_interval,
     tuning_text,
 )
+from optbench.report.wording import title_text
 from optbench.statistics.efficiency import SizeTrend
 from optbench.statistics.noise import Difference, MeanLoss
 from optbench.statistics.speedup import Bound, Estimator, Speedup
@@ -117,7 +118,7 @@ def test_an_unfinished_study_has_a_table_of_dashes() -> None:
 def test_markdown_is_the_same_table(summary: StudySummary) -> None:
     columns, rows = result_table(summary)
     title, blank, header, rule, *body = markdown_table(summary).splitlines()
-    assert title == f"**{summary.title}**"
+    assert title == f"**{title_text(summary)}**"
     assert blank == ""
     assert header == "| " + " | ".join(columns) + " |"
     assert rule.count("---") == len(columns)

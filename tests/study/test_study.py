@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from optbench.analysis.outcomes import RowVerdict
 from optbench.analysis.summary import summarise
 from optbench.config import RunConfig
 from optbench.executors.processes import InlineExecutor
@@ -308,7 +309,7 @@ def test_an_optimizer_whose_runs_fail_stops_and_the_others_are_confirmed(
     confirmed = [(e["optimizer"], e["cell"]["ratio"]) for e in entries(store, "confirmation")]
     assert confirmed == [("adamw", 1.0), ("adamw", 2.0), ("adamw", 0.5)]
     summary = summarise(store)
-    assert summary.row("muon").standing == "no result"
+    assert summary.row("muon").verdict is RowVerdict.NO_RESULT
     assert {(run.optimizer, run.status) for run in summary.failed_or_diverged} == {
         ("muon", "failed")
     }

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from optbench.analysis.baseline import Reference, build_reference
 from optbench.analysis.confirmation import Replicates
+from optbench.analysis.notices import (
+    BaselineUnconfirmed,
+    CellNotice,
+    NoiseBorrowed,
+    TooFewBudgets,
+)
 from optbench.analysis.outcomes import OptimizerRow, build_row
 from optbench.analysis.seed_groups import NoiseGroup
 from optbench.analysis.spending import Spent, spent_on
@@ -49,7 +55,7 @@ class CellSummary:
             ``spent`` counts the runs of this cell alone.
         reference: the baseline there, and its curve and noise at this size.
         noise: σ of test losses in this cell alone; None until a configuration has two seeds.
-        missing: what is not there, in sentences.
+        missing: what is not there.
     """
 
     cell: CellEntry
@@ -57,7 +63,7 @@ class CellSummary:
     rows: tuple[OptimizerRow, ...]
     reference: Reference
     noise: SeedNoise | None
-    missing: tuple[str, ...]
+    missing: tuple[CellNotice, ...]
 
     def row(self, optimizer: str) -> OptimizerRow | None:
         """The row of an optimizer; None if it has nothing here."""
@@ -165,24 +171,18 @@ class CellReader:
 
     def _missing(
         self, cell: CellEntry, rows: Sequence[OptimizerRow], reference: Reference
-    ) -> Iterable[str]:
+    ) -> Iterator[CellNotice]:
         for row in rows:
             yield from row.missing
         if all(row.is_baseline for row in rows):
             return
-        budgets, least = len(reference.losses.tokens), MIN_BUDGETS["interpolate"]
-        if budgets < least:
-            yield (
-                f"No speed-ups: the baseline has {budgets or 'no'} budget{'s' * (budgets != 1)} at "
-                f"{cell.size}; a speed-up needs {least}."
-            )
+        budgets, needed = len(reference.losses.tokens), MIN_BUDGETS["interpolate"]
+        if budgets < needed:
+            yield TooFewBudgets(cell.size, budgets, needed)
         if reference.confirmed is None:
-            yield f"No differences of losses: {reference.name} is not confirmed here."
+            yield BaselineUnconfirmed(reference.name)
         if reference.noise is not None and not self.bases[cell.size].is_noise_own:
-            yield (
-                f"No configuration has two seeds at {cell.size}: the noise of the other sizes "
-                f"stands in for it."
-            )
+            yield NoiseBorrowed(cell.size)
 
 
 def runs_by_key(records: Iterable[RunRecord]) -> dict[RunKey, list[RunRecord]]:

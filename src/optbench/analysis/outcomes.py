@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from statistics import median
-from typing import Literal, TypeAlias
 
 from optbench.analysis.baseline import Reference
 from optbench.analysis.confirmation import Replicates
+from optbench.analysis.notices import (
+    AllDiverged,
+    RowNotice,
+    RunsAbsent,
+    Stage,
+    TimedElsewhere,
+    Unconfirmed,
+)
 from optbench.analysis.spending import Spent
 from optbench.analysis.tuning import Tuning
 from optbench.statistics.contrasts import difference_by_seed
@@ -25,7 +33,26 @@ from optbench.statistics.speedup import (
 )
 from optbench.store.journal_entries import PredictionEntry
 
-Standing: TypeAlias = Literal["baseline", "faster", "slower", "inconclusive", "no result"]
+
+class RowVerdict(Enum):
+    """An optimizer against the baseline, in tokens, or why there is nothing to compare.
+
+    ``INCONCLUSIVE`` is an interval that contains 1, ``NO_INTERVAL`` a value of a single seed.
+    """
+
+    BASELINE = auto()
+    FASTER = auto()
+    SLOWER = auto()
+    INCONCLUSIVE = auto()
+    NO_INTERVAL = auto()
+    NO_SPEEDUP = auto()
+    ALL_DIVERGED = auto()
+    NO_RESULT = auto()
+
+    @property
+    def excludes_one(self) -> bool:
+        """The interval of the speed-up does not contain 1."""
+        return self in (RowVerdict.FASTER, RowVerdict.SLOWER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +74,8 @@ class OptimizerRow:
         state_bytes_per_param: optimizer state over all parameters.
         spent: by all of its runs, tuning and confirmation; in every cell, or in this one alone for
             the rows of a `cells.CellSummary`.
-        standing: the verdict in a word.
-        verdict: the verdict in a sentence.
-        missing: what is not there, in sentences.
+        verdict: by the headline speed-up in tokens.
+        missing: what is not there.
         prediction: how the configuration was predicted, where it was not tuned.
     """
 
@@ -66,9 +92,8 @@ class OptimizerRow:
     s_per_token: float | None
     state_bytes_per_param: float | None
     spent: Spent
-    standing: Standing
-    verdict: str
-    missing: tuple[str, ...]
+    verdict: RowVerdict
+    missing: tuple[RowNotice, ...]
     prediction: PredictionEntry | None = None
 
 
@@ -95,7 +120,6 @@ def build_row(
         estimates = _estimates(confirmed, test, reference, joint, replicates)
         tokens = headline(estimates)
         seconds = _in_seconds(confirmed, test, reference, tokens)
-    standing = _standing(test, tokens, is_baseline=is_baseline)
     return OptimizerRow(
         optimizer=optimizer,
         is_baseline=is_baseline,
@@ -112,8 +136,7 @@ def build_row(
             [seed.state_bytes_per_param for seed in confirmed.seeds] if confirmed else ()
         ),
         spent=spent,
-        standing=standing,
-        verdict=_verdict(standing, tokens, seconds, confirmed, reference),
+        verdict=RowVerdict.BASELINE if is_baseline else _verdict(tokens, confirmed),
         missing=tuple(_missing(optimizer, confirmed, tuning, prediction, reference)),
         prediction=prediction,
     )
@@ -223,55 +246,21 @@ def _difference(confirmed: Replicates | None, reference: Reference) -> Differenc
     return difference_by_seed(confirmed.by_seed, baseline.by_seed, reference.noise)
 
 
-def _standing(test: MeanLoss | None, tokens: Speedup | None, *, is_baseline: bool) -> Standing:
-    if is_baseline:
-        return "baseline"
-    if test is None or tokens is None:
-        return "no result"
-    return side_of_one(tokens)
+def _verdict(tokens: Speedup | None, confirmed: Replicates | None) -> RowVerdict:
+    if tokens is not None:
+        return RowVerdict.NO_INTERVAL if tokens.low is None else side_of_one(tokens)
+    if confirmed is None or not confirmed.seeds:
+        return RowVerdict.NO_RESULT
+    return RowVerdict.NO_SPEEDUP if confirmed.losses else RowVerdict.ALL_DIVERGED
 
 
-def side_of_one(estimate: Speedup) -> Literal["faster", "slower", "inconclusive"]:
+def side_of_one(estimate: Speedup) -> RowVerdict:
     """Where the whole interval lies."""
     if estimate.low is not None and estimate.low > 1:
-        return "faster"
+        return RowVerdict.FASTER
     if estimate.high is not None and estimate.high < 1:
-        return "slower"
-    return "inconclusive"
-
-
-def _verdict(
-    standing: Standing,
-    tokens: Speedup | None,
-    seconds: Speedup | None,
-    confirmed: Replicates | None,
-    reference: Reference,
-) -> str:
-    if standing == "baseline":
-        return "the baseline"
-    if tokens is None:
-        if confirmed is None or not confirmed.seeds:
-            return "no result yet"
-        if not confirmed.losses:
-            return "no result: every confirmation run diverged"
-        return f"no speed-up: {reference.name} has too few budgets at this size"
-    sentence = {
-        "faster": f"faster than {reference.name} in tokens: interval above 1",
-        "slower": f"slower than {reference.name} in tokens: interval below 1",
-        "inconclusive": "inconclusive: interval contains 1",
-    }[standing]
-    if tokens.low is None:
-        sentence = "inconclusive: no interval without a second seed"
-    elif seconds is not None and (side := side_of_one(seconds)) != standing:
-        sentence += f"; in seconds: {side}"
-    if tokens.extrapolated:
-        sentence += "; extrapolated beyond the baseline's budgets"
-    if confirmed and confirmed.num_diverged:
-        sentence += (
-            f"; unstable: {confirmed.num_diverged} of {len(confirmed.seeds)} confirmation runs "
-            f"diverged and are left out"
-        )
-    return sentence
+        return RowVerdict.SLOWER
+    return RowVerdict.INCONCLUSIVE
 
 
 def _missing(
@@ -280,23 +269,16 @@ def _missing(
     tuning: Tuning | None,
     prediction: PredictionEntry | None,
     reference: Reference,
-) -> list[str]:
+) -> Iterator[RowNotice]:
     if confirmed is None:
-        stage = "is tuned" if tuning else "is predicted" if prediction else "is still being tuned"
-        return [f"{optimizer} {stage}: no confirmation runs yet."]
-    found: list[str] = []
+        predicted = Stage.PREDICTED if prediction else Stage.TUNING
+        yield Unconfirmed(optimizer, Stage.TUNED if tuning else predicted)
+        return
     if confirmed.absent:
-        found.append(
-            f"{optimizer}: {len(confirmed.absent)} confirmation runs are not in the store "
-            f"({', '.join(confirmed.absent)})."
-        )
+        yield RunsAbsent(optimizer, confirmed.absent)
     if confirmed.seeds and not confirmed.losses:
-        found.append(f"{optimizer}: all {len(confirmed.seeds)} confirmation runs diverged.")
+        yield AllDiverged(optimizer, len(confirmed.seeds))
     baseline = reference.confirmed
     if baseline is not None and confirmed.devices != baseline.devices:
-        found.append(
-            f"{optimizer}: no speed-up in seconds, because its runs were timed on "
-            f"{', '.join(sorted(confirmed.devices))} and the baseline's on "
-            f"{', '.join(sorted(baseline.devices))}."
-        )
-    return found
+        devices, others = sorted(confirmed.devices), sorted(baseline.devices)
+        yield TimedElsewhere(optimizer, tuple(devices), tuple(others))

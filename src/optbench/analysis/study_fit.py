@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from optbench.analysis.confirmation import Replicates
+from optbench.analysis.notices import FitNotice, LeftOutOfFit, NothingToFit
 from optbench.statistics.joint_fit import CellLoss, JointFit, fit_joint
 from optbench.statistics.noise import SeedNoise
 
@@ -16,10 +16,10 @@ MIN_BUDGETS_BY_SIZE = 2  # of the baseline, for a coefficient of a size's own
 
 def fit_study(
     confirmed: Sequence[Replicates], noise: SeedNoise | None, *, baseline: str
-) -> JointFit:
+) -> tuple[JointFit, FitNotice | None]:
     """Fit once: an efficiency for each size where two sizes or more allow it, else one for all.
 
-    Cells at sizes where the baseline has too few budgets are left out, and a remark names them.
+    Cells at sizes where the baseline has too few budgets are left out, and the notice names them.
 
     Args:
         confirmed: every optimizer in every cell; those without a loss are left out.
@@ -28,9 +28,7 @@ def fit_study(
     """
     measured = [c for c in confirmed if c.losses]
     if all(c.optimizer == baseline for c in measured):
-        return JointFit(
-            baseline=baseline, reason=f"No optimizer besides {baseline} is confirmed yet."
-        )
+        return JointFit(baseline=baseline), NothingToFit(baseline)
     budgets: dict[str, int] = {c.cell.size: 0 for c in measured}
     for c in measured:
         budgets[c.cell.size] += c.optimizer == baseline
@@ -39,11 +37,7 @@ def fit_study(
     used = [c for c in measured if budgets[c.cell.size] >= least]
     fit = fit_joint([_cell_loss(c) for c in used], noise, baseline=baseline, by_size=by_size)
     left_out = dict.fromkeys(c.cell.label for c in measured if budgets[c.cell.size] < least)
-    if not left_out:
-        return fit
-    too_few = "no budget" if least == 1 else f"fewer than {least} budgets"
-    remark = f"Left out: {', '.join(left_out)}, where {baseline} has {too_few} at the size."
-    return dataclasses.replace(fit, remarks=(*fit.remarks, remark))
+    return fit, LeftOutOfFit(tuple(left_out), baseline, least) if left_out else None
 
 
 def _cell_loss(confirmed: Replicates) -> CellLoss:

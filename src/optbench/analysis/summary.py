@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,24 @@ from optbench.analysis.cells import CellReader, CellSummary, by_speed, runs_by_k
 from optbench.analysis.claims.claim import Claim
 from optbench.analysis.claims.registry import evaluate_claims
 from optbench.analysis.confirmation import Replicates, read_confirmations
-from optbench.analysis.jsonable import to_jsonable
+from optbench.analysis.notices import (
+    CurveIncomplete,
+    FitNotice,
+    InCell,
+    NoiseUnequal,
+    NoNoise,
+    NothingConfirmed,
+    StudyNotice,
+)
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.seed_groups import NoiseGroup, noise_groups
 from optbench.analysis.spending import Spending, compare_budget, spent_on
 from optbench.analysis.study_fit import fit_study
 from optbench.statistics.joint_fit import JointFit
 from optbench.statistics.noise import SeedNoise, pooled_noise, shared_seed_correlation
-from optbench.store.journal import Journal, read_journal
+from optbench.store.journal import read_journal
 from optbench.store.journal_entries import NoiseEntry, StudyEntry
 from optbench.store.store import RunRecord, RunStore
-from optbench.units import format_count, format_p, format_seconds, format_signed
 
 UNEQUAL_NOISE_P = 0.01
 
@@ -59,10 +66,11 @@ class StudySummary:
         thresholds: the noise measurements that set the tie thresholds.
         seed_correlation: of the confirmation losses of two configurations over the seeds that they
             share, the mean over all pairs; what it is above 0 the paired intervals gain.
-        missing: what is not there yet, in sentences.
+        missing: what is not there yet, but for the joint fit.
         cells: every cell in which something is confirmed, the headline first, then by size.
         curves: the baseline's at every size, by the name of the size.
         joint: the joint fit of all cells, with its speed-ups by size and their trends.
+        joint_notice: what the study lacks for that fit.
         claims: the study's verdicts on the claims of the paper.
     """
 
@@ -76,20 +84,12 @@ class StudySummary:
     budget: Spending
     failed_or_diverged: tuple[FailedOrDiverged, ...]
     environments: tuple[EnvironmentUse, ...]
-    missing: tuple[str, ...]
+    missing: tuple[StudyNotice, ...]
     cells: tuple[CellSummary, ...]
     curves: Mapping[str, BaselineCurve]
     joint: JointFit
+    joint_notice: FitNotice | None
     claims: tuple[Claim, ...]
-
-    @property
-    def title(self) -> str:
-        """What was compared, on one line."""
-        cell = self.study.tuned_cell
-        return (
-            f"{self.study.title or self.study.name}: speed-ups over {self.study.baseline} in cell "
-            f"{cell.label} ({format_count(cell.num_tokens)} tokens)"
-        )
 
     def row(self, optimizer: str) -> OptimizerRow:
         """The row of an optimizer.
@@ -98,48 +98,6 @@ class StudySummary:
             KeyError: the study does not have it.
         """
         return {row.optimizer: row for row in self.rows}[optimizer]
-
-    def notes(self) -> list[str]:
-        """What belongs under the table: verdicts, winners, what is missing, planned and spent."""
-        verdicts = [
-            f"{row.optimizer}: {row.verdict}.{_difference(row)}" for row in self.rows if row.test
-        ]
-        return [*verdicts, *self.missing, budget_sentence(self.budget)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; a number that is infinite or does not exist becomes None."""
-        return to_jsonable(dataclasses.asdict(self))
-
-
-def _difference(row: OptimizerRow) -> str:
-    """The sentence on the test loss against the baseline, with its interval and p-value."""
-    if row.difference is None:
-        return ""
-    change = format_signed(row.difference.value, 3)
-    p = format_p(row.difference.p_value)
-    return f" Test loss {change} ± {row.difference.half_width:.3f} against the baseline, {p}."
-
-
-def budget_sentence(budget: Spending) -> str:
-    """Runs, tokens and time, spent and planned."""
-    spent, plan = budget.spent, budget.plan
-    text = (
-        f"Spent: {spent.runs} runs, {format_count(spent.tokens)} tokens, "
-        f"{format_seconds(spent.core_s)} of CPU time"
-    )
-    if budget.wall_s:
-        text += f", {format_seconds(budget.wall_s)} of wall time with {budget.workers} workers"
-    if budget.open_sessions:
-        text += (
-            f" (without {budget.open_sessions} of {budget.sessions} sessions, which were cut off)"
-        )
-    if plan is None:
-        return f"{text}. No plan was recorded."
-    return (
-        f"{text}. Planned: {plan.runs} runs (at most {plan.runs_worst}), "
-        f"{format_count(plan.tokens)} tokens, {format_seconds(plan.seconds)} of wall time with "
-        f"{plan.workers} workers."
-    )
 
 
 def summarise(store: RunStore) -> StudySummary:
@@ -153,7 +111,7 @@ def summarise(store: RunStore) -> StudySummary:
     confirmed = read_confirmations(journal, records)
     groups = noise_groups(journal, confirmed, records)
     everywhere = pooled_noise([group.losses for group in groups])
-    joint = fit_study(confirmed, everywhere, baseline=study.baseline)
+    joint, joint_notice = fit_study(confirmed, everywhere, baseline=study.baseline)
     sizes = dict.fromkeys([study.tuned_cell.size, *(c.cell.size for c in confirmed)])
     bases = {size: size_basis(size, confirmed, groups, study.baseline) for size in sizes}
     reader = CellReader(journal, runs_by_key(records.values()), confirmed, groups, bases, joint)
@@ -172,10 +130,11 @@ def summarise(store: RunStore) -> StudySummary:
         budget=compare_budget(journal, records.values()),
         failed_or_diverged=_failed_or_diverged(records),
         environments=_environments(records),
-        missing=(*_missing(journal, rows, reference), *_missing_elsewhere(study, cells, joint)),
+        missing=(*_missing(study, rows, reference), *_missing_elsewhere(study, cells)),
         cells=cells,
         curves=curves,
         joint=joint,
+        joint_notice=joint_notice,
         claims=evaluate_claims(journal, cells, joint, _test_losses(records)),
     )
 
@@ -236,39 +195,28 @@ def _environments(records: Mapping[str, RunRecord]) -> tuple[EnvironmentUse, ...
     )
 
 
-def _missing(journal: Journal, rows: Sequence[OptimizerRow], reference: Reference) -> list[str]:
-    study, found = journal.study, [sentence for row in rows for sentence in row.missing]
+def _missing(
+    study: StudyEntry, rows: Sequence[OptimizerRow], reference: Reference
+) -> Iterator[StudyNotice]:
+    for row in rows:
+        yield from row.missing
     unmeasured = [
         cell.label
         for cell in study.curve_cells
         if float(cell.num_tokens) not in reference.losses.tokens
     ]
     if unmeasured:
-        found.append(
-            f"The baseline's loss curve lacks {', '.join(unmeasured)}: no confirmation runs there."
-        )
+        yield CurveIncomplete(tuple(unmeasured))
     if reference.noise is None:
-        found.append("No intervals yet: no configuration has two seeds.")
+        yield NoNoise()
     elif reference.noise.equal_p is not None and reference.noise.equal_p < UNEQUAL_NOISE_P:
-        found.append(
-            f"The seed noise is not the same everywhere (Bartlett p = "
-            f"{reference.noise.equal_p:.1g}); intervals with the pooled σ are too narrow for the "
-            f"noisier optimizers."
-        )
-    return found
+        yield NoiseUnequal(reference.noise.equal_p)
 
 
-def _missing_elsewhere(
-    study: StudyEntry, cells: Sequence[CellSummary], joint: JointFit
-) -> Iterable[str]:
-    """Of the other cells, and of the joint fit once there is something to fit."""
-    headline = study.tuned_cell
+def _missing_elsewhere(study: StudyEntry, cells: Sequence[CellSummary]) -> Iterator[StudyNotice]:
     for cell in cells:
-        if cell.cell.key != headline.key:
-            yield from (f"{cell.cell.label}: {sentence}" for sentence in cell.missing)
+        if cell.cell.key != study.tuned_cell.key:
+            yield from (InCell(cell.cell.label, notice) for notice in cell.missing)
     begun = {cell.cell.key for cell in cells} | {c.key for c in study.curve_cells}
     if absent := [cell.label for cell in study.cells if cell.key not in begun]:
-        yield f"Nothing is confirmed yet in {', '.join(absent)}."
-    if any(row.test and not row.is_baseline for cell in cells for row in cell.rows):
-        sentences = [joint.reason] if joint.reason else joint.remarks
-        yield from (f"Joint fit of all cells: {sentence}" for sentence in sentences)
+        yield NothingConfirmed(tuple(absent))

@@ -126,6 +126,7 @@ def report(store: Path, out: Path | None, form: str) -> None:
     from optbench.analysis.summary import summarise
     from optbench.report.cells_table import markdown_cells_table
     from optbench.report.html import write_report
+    from optbench.report.summary_json import summary_as_dict
     from optbench.report.text import markdown_table
     from optbench.store.store import RunStore
 
@@ -134,7 +135,7 @@ def report(store: Path, out: Path | None, form: str) -> None:
     path = out or store / "report.html"
     write_report(summary, records, path)
     if form == "json":
-        click.echo(json.dumps(summary.to_dict(), indent=2))
+        click.echo(json.dumps(summary_as_dict(summary), indent=2))
     elif form == "markdown":
         tables = [markdown_table(summary), markdown_cells_table(summary)]
         click.echo("\n\n".join(table for table in tables if table))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from optbench.analysis.notices import FitNotice
 from optbench.config import ClipScope
 from optbench.ladder import TOKENS_PER_PARAM
 from optbench.recommend.hyperparameter_transfer import Transferred, extrapolation_factor, transfer
@@ -46,7 +47,7 @@ class RecommendationSource:
         decay_shapes: by optimizer.
         losses: by optimizer, N and r of the cells with losses; of one that is absent, the tuned.
         clip_scopes: by optimizer; of one that is absent, all parameters.
-        remarks: what limits all of it, in sentences.
+        remarks: what limits all of it.
         remarks_from: a ratio from which on a further sentence holds.
     """
 
@@ -62,7 +63,7 @@ class RecommendationSource:
         default_factory=dict[str, Sequence[tuple[float, float]]]
     )
     clip_scopes: Mapping[str, ClipScope] = field(default_factory=dict[str, ClipScope])
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str | FitNotice, ...] = ()
     remarks_from: tuple[tuple[float, str], ...] = ()
 
     def nearest(self, place: Target) -> Target:
@@ -171,7 +172,7 @@ class Recommendation:
     place: Target
     extrapolation: ExtrapolationFactors
     optimizers: tuple[OptimizerRecommendation, ...]
-    remarks: tuple[str, ...]
+    remarks: tuple[str | FitNotice, ...]
 
     @property
     def flag(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optbench.analysis.claims.families import ADAMW
 from optbench.analysis.confirmation import Replicates, read_confirmations
+from optbench.analysis.notices import FitNotice
 from optbench.analysis.seed_groups import noise_groups
 from optbench.analysis.study_fit import fit_study
 from optbench.ladder import TOKENS_PER_PARAM
@@ -120,7 +121,7 @@ def study_source(store: RunStore, name: str) -> RecommendationSource:
     if not cells:
         raise RecommendationError(f"No tuning of {name} has ended yet. Let `optbench run` go on.")
     confirmed = read_confirmations(journal, store.records)
-    fit = _study_fit(journal, store, confirmed)
+    fit, notice = _study_fit(journal, store, confirmed)
     places = [*journal.study.cells]
     configs = [record.run_config for record in store.records.values()]
     return RecommendationSource(
@@ -140,26 +141,33 @@ def study_source(store: RunStore, name: str) -> RecommendationSource:
             if c.losses
         ),
         clip_scopes={config.optimizer.name: config.clip_scope for config in configs},
-        remarks=tuple(_remarks(fit, [c for c in cells if c.optimizer != journal.study.baseline])),
+        remarks=tuple(
+            _remarks(fit, notice, [c for c in cells if c.optimizer != journal.study.baseline])
+        ),
     )
 
 
-def _study_fit(journal: Journal, store: RunStore, confirmed: Sequence[Replicates]) -> JointFit:
+def _study_fit(
+    journal: Journal, store: RunStore, confirmed: Sequence[Replicates]
+) -> tuple[JointFit, FitNotice | None]:
     """By size; a fit of one size alone is that of its size."""
     groups = noise_groups(journal, confirmed, store.records)
     noise = pooled_noise([group.losses for group in groups])
-    fit = fit_study(confirmed, noise, baseline=journal.study.baseline)
+    fit, notice = fit_study(confirmed, noise, baseline=journal.study.baseline)
     sizes = fit.parameters.token_coefficients if fit.parameters else {}
     if len(sizes) != 1:
-        return fit
+        return fit, notice
     (size,) = sizes
-    return dataclasses.replace(
-        fit, efficiencies=tuple(dataclasses.replace(e, params=size) for e in fit.efficiencies)
-    )
+    efficiencies = tuple(dataclasses.replace(e, params=size) for e in fit.efficiencies)
+    return dataclasses.replace(fit, efficiencies=efficiencies), notice
 
 
-def _remarks(fit: JointFit, compared: Sequence[TunedCell]) -> list[str]:
-    remarks = [*fit.remarks, *([f"No speed-ups: {fit.reason}"] if fit.reason else [])]
+def _remarks(
+    fit: JointFit, notice: FitNotice | None, compared: Sequence[TunedCell]
+) -> list[str | FitNotice]:
+    remarks: list[str | FitNotice] = [*fit.remarks, *([notice] if notice else [])]
+    if fit.reason:
+        remarks.append(f"No speed-ups: {fit.reason}")
     places = {(cell.num_params, cell.ratio): cell for cell in compared}
     if len(places) == 1:
         (only,) = places.values()

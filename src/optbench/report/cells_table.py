@@ -102,7 +102,7 @@ def brief_text(row: OptimizerRow | None) -> str:
         return NOTHING if row is None or row.test is not None else place_text(row)
     found = row.tokens
     text = f"{found.bound}{found.value:.2f}{EXTRAPOLATED if found.extrapolated else ''}"
-    return f"({text})" if row.standing == "inconclusive" else text
+    return text if row.verdict.excludes_one else f"({text})"
 
 
 def markdown_cells_table(summary: StudySummary) -> str:

@@ -15,7 +15,7 @@ from jinja2 import Template
 from markupsafe import Markup
 
 from optbench.analysis.outcomes import OptimizerRow
-from optbench.analysis.summary import StudySummary, budget_sentence
+from optbench.analysis.summary import StudySummary
 from optbench.report import text
 from optbench.report.cells_table import without_speedup
 from optbench.report.figures.layout import styles_of
@@ -23,7 +23,16 @@ from optbench.report.figures.overview import study_figures
 from optbench.report.figures.palette import Style
 from optbench.report.figures.tuning import tuning_panels
 from optbench.report.page import embed_json, plotly, template, write_page
-from optbench.report.sections import extrapolation_text, missing_sentences, scale_sections
+from optbench.report.sections import extrapolation_text, scale_sections
+from optbench.report.wording import (
+    SHORT_VERDICTS,
+    budget_text,
+    joint_reason,
+    joint_remarks,
+    missing_sentences,
+    notice_text,
+    verdict_text,
+)
 from optbench.store.journal import read_journal
 from optbench.store.store import RunRecord, RunStore
 
@@ -62,7 +71,12 @@ def render_report(summary: StudySummary, store: RunStore) -> str:
     return _template().render(
         summary=summary,
         scale=scale,
-        missing=missing_sentences(summary, scale.table),
+        # With a table of all cells, the joint fit has its own section, which names its limits.
+        missing=[notice_text(notice) for notice in summary.missing]
+        if scale.table
+        else missing_sentences(summary),
+        joint_reason=joint_reason(summary),
+        joint_remarks=joint_remarks(summary),
         study=summary.study,
         styles=styles,
         figures=sorted(figures),
@@ -71,7 +85,7 @@ def render_report(summary: StudySummary, store: RunStore) -> str:
         plotly=plotly(),
         commands=text.reproduction_commands(store.directory, smoke=summary.study.smoke),
         runs=[_run_line(record) for record in store.records.values()],
-        budget=budget_sentence(summary.budget),
+        budget=budget_text(summary.budget),
     )
 
 
@@ -92,6 +106,15 @@ def _swatch(row: OptimizerRow, styles: Mapping[str, Style]) -> Markup:
     )
 
 
+def _style_of_verdict(row: OptimizerRow) -> str:
+    return SHORT_VERDICTS[row.verdict].replace(" ", "-")
+
+
+def _side(row: OptimizerRow) -> str:
+    """The style of a speed-up whose interval excludes 1."""
+    return SHORT_VERDICTS[row.verdict] if row.verdict.excludes_one else ""
+
+
 @functools.cache
 def _template() -> Template:
     return template(
@@ -103,5 +126,8 @@ def _template() -> Template:
             "swatch": _swatch,
             "without_speedup": without_speedup,
             "beyond": extrapolation_text,
+            "verdict": verdict_text,
+            "style_of_verdict": _style_of_verdict,
+            "side": _side,
         },
     )

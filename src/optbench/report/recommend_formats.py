@@ -11,6 +11,7 @@ from optbench.optimizers import OPTIMIZERS, CurvatureOptimizer
 from optbench.recommend.differences import compare
 from optbench.recommend.recommendation import OptimizerRecommendation, Recommendation, RunPlan
 from optbench.recommend.target import RecommendationError
+from optbench.report.wording import remark_text
 from optbench.run_axes import share_of
 from optbench.space import Value
 from optbench.units import format_count
@@ -37,6 +38,7 @@ def as_dict(own: Recommendation, published: Recommendation | str | None) -> dict
 
 def _recommendation(found: Recommendation) -> dict[str, Any]:
     content: dict[str, Any] = _plain(dataclasses.asdict(found))
+    content["remarks"] = [remark_text(remark) for remark in found.remarks]
     content["place"]["ratio"] = found.place.ratio
     content["extrapolation"]["flag"] = found.extrapolation.flag
     content["flag"] = found.flag
@@ -138,7 +140,7 @@ def as_python(found: Recommendation) -> str:
         groups = "parameter_groups(model, model.roles(), heads=model.heads())"
     needs_curvature = issubclass(cls, CurvatureOptimizer)
     clip = (_CLIP_ALL if plan.clip_scope == "all" else _CLIP_SCOPE) if plan.clip_norm else ""
-    order = found.remarks if len(found.optimizers) > 1 else ()
+    order = map(remark_text, found.remarks) if len(found.optimizers) > 1 else ()
     return _SCRIPT.format(
         title=f"{cls.__name__} for {found.place.label}.",
         origin="\n".join(

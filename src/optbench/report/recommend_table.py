@@ -13,6 +13,7 @@ from optbench.recommend.recommendation import OptimizerRecommendation, Recommend
 from optbench.recommend.speedup_transfer import Interval
 from optbench.recommend.target import ExtrapolationFactors
 from optbench.recommend.tuned_cells import NEGLIGIBLE_EXTRAPOLATION
+from optbench.report.wording import remark_text
 from optbench.space import Value
 from optbench.units import (
     format_count,
@@ -50,7 +51,7 @@ def print_recommendation(
         for remark in one.remarks:
             console.print(remark, highlight=False)
     console.print()
-    for sentence in (*found.remarks, *_explanations()):
+    for sentence in (*map(remark_text, found.remarks), *_explanations()):
         console.print(sentence, highlight=False)
     if isinstance(published, str):
         console.print(f"No comparison with the published results: {published}", highlight=False)

@@ -120,16 +120,6 @@ def scale_sections(summary: StudySummary, journal: Journal) -> ScaleSections:
     )
 
 
-def missing_sentences(summary: StudySummary, table: CellsTable | None) -> list[str]:
-    """What is not there yet, but for what is in the section on the joint fit."""
-    if table is None:
-        return list(summary.missing)
-    joint = [sentence for sentence in (summary.joint.reason, *summary.joint.remarks) if sentence]
-    return [
-        line for line in summary.missing if not any(line.endswith(sentence) for sentence in joint)
-    ]
-
-
 def _placed(
     prefix: str, panels: Sequence[Panel], figures: dict[str, Figure]
 ) -> tuple[FigureSlot, ...]:

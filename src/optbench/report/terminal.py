@@ -13,6 +13,7 @@ from rich.table import Table
 from optbench.analysis.summary import StudySummary
 from optbench.report.cells_table import CellsTable, brief_text, cells_table, claims_line
 from optbench.report.text import NOTHING, result_table
+from optbench.report.wording import notes, title_text
 
 _KEY = (
     f"(in parentheses: the 95 % interval contains 1, or there is none; † extrapolated; {NOTHING} "
@@ -25,7 +26,9 @@ _UNBOUNDED = 10_000  # columns of a terminal that fits everything
 def print_result(summary: StudySummary, report: Path, console: Console) -> None:
     """The study's table, what is missing, its cost against the plan, and where the report is."""
     columns, rows = result_table(summary)
-    table = Table(title=summary.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title_text(summary), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         # Only hyperparameters may be broken over lines: a number torn apart cannot be read.
         table.add_column(column, no_wrap=column != columns[-1])
@@ -36,7 +39,7 @@ def print_result(summary: StudySummary, report: Path, console: Console) -> None:
         for part in _fitting(cells, range(len(cells.cells)), summary.study.baseline, console):
             console.print(part)
         console.print(_KEY, highlight=False)
-    for line in summary.notes():
+    for line in notes(summary):
         console.print(line, highlight=False, markup=False)
     if line := claims_line(summary.claims):
         console.print(line, highlight=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from optbench.analysis.outcomes import OptimizerRow
 from optbench.analysis.summary import StudySummary
+from optbench.report.wording import title_text
 from optbench.statistics.efficiency import SizeTrend
 from optbench.statistics.noise import Difference, MeanLoss
 from optbench.statistics.speedup import Speedup
@@ -107,7 +108,7 @@ def markdown_table(summary: StudySummary) -> str:
     columns, rows = result_table(summary)
     lines = [markdown_row(columns), markdown_row(["---"] * len(columns))]
     lines += [markdown_row(row) for row in rows]
-    return "\n".join([f"**{_markdown(summary.title)}**", "", *lines])
+    return "\n".join([f"**{_markdown(title_text(summary))}**", "", *lines])
 
 
 def markdown_row(cells: Sequence[str]) -> str:
