@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from optbench.analysis.summary import summarise
+from optbench.report.summary_json import summary_as_dict
 from optbench.store.store import RunStore
 
 ROOT = Path(__file__).parents[2]
@@ -271,7 +272,7 @@ def outcome(study: TinyStudy) -> dict[str, Any]:
         "losses": losses,
         # Tasks take turns as their runs end, so their entries may come in another order.
         "decisions": sorted(json.dumps(entry, sort_keys=True) for entry in decisions),
-        "table": _without_times(summarise(store).to_dict()),
+        "table": _without_times(summary_as_dict(summarise(store))),
     }
 
 
