@@ -57,6 +57,13 @@ def test_every_optimizer_stands_in_the_result_table(page: Page, summary: StudySu
         assert verdict_text(row, "adamw") in page.text
 
 
+def test_one_held_out_seed_is_not_called_several() -> None:
+    study = finished_study(optimizers=("adamw", "muon"), seeds=1)
+    text = Page(render_report(summarise(study.store), study.store)).text
+    assert "1 held-out seed" in text
+    assert "1 held-out seeds" not in text
+
+
 def test_every_run_of_the_store_is_listed(page: Page, study: SimulatedStudy) -> None:
     for run_id in study.store.records:
         assert run_id in page.text

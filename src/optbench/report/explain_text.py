@@ -123,7 +123,9 @@ def _tested(held_out: HeldOutSeeds | None) -> str:
         return "not yet trained on held-out seeds"
     if held_out.test is None:
         return "no run on held-out seeds ended with a loss"
-    return f"test loss {mean_text(held_out.test)} on {held_out.test.count} held-out seeds"
+    count = held_out.test.count
+    seeds = "seed" if count == 1 else "seeds"
+    return f"test loss {mean_text(held_out.test)} on {count} held-out {seeds}"
 
 
 def _unfinished(unfinished: UnfinishedSearch) -> str:
