@@ -20,9 +20,9 @@ def test_a_record_has_the_settings_and_the_micro_batch_that_was_used() -> None:
     assert list(record.items()) == [
         ("micro_batch_size", 3),
         ("memory_bytes", 1_500_000_000),
-        ("activation_checkpointing", True),
+        ("checkpointing", True),
         ("compiled", False),
-        ("checkpoint_interval", 10.0),
+        ("checkpoint_minutes", 10.0),
         ("checkpoint_steps", None),
         ("devices", 1),
     ]
@@ -30,9 +30,9 @@ def test_a_record_has_the_settings_and_the_micro_batch_that_was_used() -> None:
     assert record == {
         "micro_batch_size": 4,
         "memory_bytes": None,
-        "activation_checkpointing": False,
+        "checkpointing": False,
         "compiled": True,
-        "checkpoint_interval": None,
+        "checkpoint_minutes": None,
         "checkpoint_steps": 3,
         "devices": 1,
     }

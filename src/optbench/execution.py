@@ -113,7 +113,7 @@ class Execution:
     def record(self, micro_batch: int, **how: Any) -> dict[str, Any]:
         """What a record has: the settings, with the micro-batch that was used in the end.
 
-        The keys are those of the records that exist.
+        The keys are those of the records that exist, some of which are earlier names of fields.
 
         Args:
             how: further facts on how a run went.
@@ -121,9 +121,9 @@ class Execution:
         return {
             "micro_batch_size": micro_batch,
             "memory_bytes": self.memory_bytes,
-            "activation_checkpointing": self.activation_checkpointing,
+            "checkpointing": self.activation_checkpointing,
             "compiled": self.compile,
-            "checkpoint_interval": self.checkpoint_interval or None,
+            "checkpoint_minutes": self.checkpoint_interval or None,
             "checkpoint_steps": self.checkpoint_steps,
             "devices": self.devices_per_run,
             **how,

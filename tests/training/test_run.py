@@ -124,8 +124,8 @@ def test_how_a_run_is_carried_out_changes_neither_its_identity_nor_its_losses(
     assert frugal.test_loss == pytest.approx(plain.test_loss, rel=1e-5)
     assert (plain.execution["micro_batch_size"], frugal.execution["micro_batch_size"]) == (4, 3)
     assert (
-        plain.execution["activation_checkpointing"],
-        frugal.execution["activation_checkpointing"],
+        plain.execution["checkpointing"],
+        frugal.execution["checkpointing"],
     ) == (False, True)
     recomputed = run(run_config(), corpus, execution=Execution(activation_checkpointing=True))
     assert recomputed.train_curve == plain.train_curve

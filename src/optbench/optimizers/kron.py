@@ -179,9 +179,12 @@ class Kron(BaseOptimizer):
         for name, size, triangular in zip(
             FACTORS, (blocks.height, blocks.width), layout.triangular, strict=False
         ):
-            ones = torch.ones(size, dtype=like.dtype, device=like.device)
-            factor = scale * (ones.diag() if triangular else ones)
-            state[name] = factor.expand(*blocks.lead(len(like)), *factor.shape).clone()
+            lead = blocks.lead(len(like))
+            # Filled in place, since sizes are also counted on the meta device, where products and
+            # `diag` would import the compiler.
+            factor = like.new_zeros(*lead, size, *([size] if triangular else []))
+            (factor.diagonal(dim1=-2, dim2=-1) if triangular else factor).fill_(scale)
+            state[name] = factor
         return state
 
     @classmethod

@@ -26,6 +26,7 @@ from optbench.store.journal_entries import (
     StudyEntry,
     TimingEntry,
     TuningEntry,
+    kind_of,
 )
 from optbench.store.store import StoreError
 from optbench.typed_data import builder, field_types, fits, is_required
@@ -121,7 +122,7 @@ def entries_of(cls: type[E], entries: Iterable[Mapping[str, Any]]) -> list[E]:
     Raises:
         StoreError: as :func:`typed_entries`.
     """
-    (kind,) = (name for name, one in ENTRY_KINDS.items() if one is cls)
+    kind = kind_of(cls)
     return typed_entries(raw for raw in entries if raw.get("kind") == kind)[kind]
 
 

@@ -353,7 +353,11 @@ JournalEntry: TypeAlias = (
 )
 
 
+def kind_of(cls: type[JournalEntry]) -> str:
+    """What the journal calls an entry of this class."""
+    return next(kind for kind, one in ENTRY_KINDS.items() if one is cls)
+
+
 def entry_to_dict(entry: JournalEntry) -> dict[str, Any]:
     """The line of an entry: its kind, then its fields; dataclasses within become tables."""
-    (kind,) = (name for name, cls in ENTRY_KINDS.items() if type(entry) is cls)
-    return {"kind": kind, **dataclasses.asdict(entry)}
+    return {"kind": kind_of(type(entry)), **dataclasses.asdict(entry)}
